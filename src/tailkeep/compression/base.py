@@ -1,0 +1,98 @@
+"""The contract that every compression method keeps, so that all of them go one way.
+
+``prepare`` the parent (or build a student), train under the method's ``loss`` and ``on_step``, ``finish``. What comes
+out is a plain module plus a list of *changes*: plain JSON values from which ``rebuild`` makes the same shape again in a
+new process, before the tensors are loaded into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailkeep.spec import Spec
+
+BaseLoss = Callable[[Tensor, Tensor, float], Tensor]
+"""(logits (N, C) float32, labels (N,), progress 0..1) -> scalar loss."""
+
+StepLoss = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""(model, images, labels, progress) -> (scalar loss, float32 logits). Called inside the loop's autocast."""
+
+Change = dict[str, Any]
+"""One stored change of shape: {"kind": the method's kind, "values": plain JSON values for ``rebuild``}."""
+
+
+@dataclass
+class Context:
+    """What a method may use. All randomness comes from ``seed`` by ``tailkeep.randomness.stream_seed``.
+
+    ``calibration(count)`` gives batches of normalised training images (N, C, H, W) in evaluation form (no
+    augmentation); it is the only data that a method sees outside of the training loop, and never a test image.
+    """
+
+    class_counts: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    seed: int
+    device: torch.device
+    calibration: Callable[[int], Iterable[Tensor]]
+    build_student: Callable[[], nn.Module] | None = None
+    teacher: nn.Module | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the method measured while it worked (achieved ratio, agreement), as plain values; stored with the step."""
+
+
+class Method(Spec):
+    """A frozen spec with hooks. Every hook has a default that does nothing.
+
+    ``version`` is part of the step's key: raise it where the same settings would give another model.
+    """
+
+    @property
+    def version(self) -> int:
+        """Version of the method's meaning."""
+        return 1
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether training needs a teacher (the parent, unless the study names another)."""
+        return False
+
+    def prepare(self, model: nn.Module, context: Context) -> nn.Module:
+        """Change the parent in place (or build a student) and return the module that is trained."""
+        return model
+
+    def loss(self, base_loss: BaseLoss, context: Context) -> StepLoss:
+        """Return the loss of one step; the default is ``base_loss`` of the model's logits."""
+
+        def step(model: nn.Module, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+            logits = model(images).float()
+            return base_loss(logits, labels, progress), logits
+
+        return step
+
+    def on_step(self, model: nn.Module, progress: float, context: Context) -> None:
+        """Called before every training step with progress in 0..1 (gradual schedules, freezing)."""
+
+    def param_groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
+        """Optimizer groups (``params`` and overrides such as ``weight_decay``), or None for the recipe's own."""
+        return None
+
+    def finish(self, model: nn.Module, context: Context) -> tuple[nn.Module, Change | None]:
+        """Bake, fold or convert; return the final module and its change of shape (None if there is none).
+
+        A method that builds a fresh student returns no change here: the step stores the student's model spec.
+        """
+        return model, None
+
+    def rebuild(self, model: nn.Module, values: dict[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
+        """Make the finished shape again from the parent's shape and the change's ``values``, without its tensors."""
+        return model
+
+    @property
+    def fresh_student(self) -> bool:
+        """Whether ``prepare`` starts from ``context.build_student()`` and so forgets the parent's shape."""
+        return False

@@ -1,0 +1,70 @@
+"""Rounding to an integer grid, with the gradients that training through it needs.
+
+Everything here returns *integers in floating point*: the convolution runs on them and the scales come after. Integers
+up to 256 are exact in bf16, so a bf16 training step sees the same grid as the float32 prediction does; dequantized
+values would be rounded once more on their way into a bf16 convolution and miss the grid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RoundClamp(torch.autograd.Function):
+    """clamp(round(x / scale), low, high); straight-through inside the range, no gradient outside it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """``scale``, ``low`` and ``high`` are scalars (0-d tensors) on the device of ``x``."""
+        inverse = scale.reciprocal().to(x.dtype)
+        grid = torch.round(x * inverse)
+        clamped = torch.minimum(torch.maximum(grid, low.to(x.dtype)), high.to(x.dtype))
+        ctx.save_for_backward(grid == clamped, inverse)
+        return clamped
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the gradient of ``x`` alone."""
+        inside, inverse = ctx.saved_tensors
+        return grads[0] * inside * inverse.to(grads[0].dtype), None, None, None
+
+
+class PactRound(torch.autograd.Function):
+    """round(clamp(x, 0, alpha) * levels / alpha) with the gradients of PACT (Choi et al. 2018).
+
+    The layer multiplies the integers by a detached scale alpha / levels, so the gradients here are those of the
+    dequantized value divided by that scale: 1 inside the range for ``x``, 1 above it for ``alpha``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, levels: int) -> Tensor:
+        """``alpha`` is a 0-d tensor, the learned clip; ``levels`` is 2**bits - 1."""
+        inverse = (levels / alpha).to(x.dtype)
+        above = x >= alpha.to(x.dtype)
+        grid = torch.round(x * inverse).clamp_(0, levels)
+        ctx.save_for_backward((x > 0) & ~above, above, inverse)
+        return grid
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of ``x`` and ``alpha``."""
+        inside, above, inverse = ctx.saved_tensors
+        scaled = grads[0] * inverse.to(grads[0].dtype)
+        return scaled * inside, (scaled * above).sum(dtype=torch.float32), None
+
+
+class StraightRound(torch.autograd.Function):
+    """round(x) forward, identity backward (Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Round to the nearest integer, ties to even."""
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Pass the gradient through."""
+        return grads[0]
