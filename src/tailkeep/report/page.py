@@ -1,0 +1,251 @@
+"""The page: one HTML file that needs nothing beside it, and a folder with its figures and tables as files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from tailkeep.analysis.result import StudyAnalysis
+from tailkeep.errors import BadInput
+from tailkeep.files import write_atomic
+from tailkeep.report import canvas, charts, forest, heatmap, svg, tables, theme, verdicts, words, writers
+from tailkeep.report.select import View, cleaned
+
+OURS = re.compile(
+    r"(excess-gap|accuracy|groups|size|recall-change|recall|verdicts|gaps|seed_gaps|tail|failures|drop|gap|excess|controls)"
+    r"(-[a-z0-9-]+)?\.(png|svg|csv|md|tex)"
+)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, drawn: its SVG as a file, and both layouts as they stand in the page."""
+
+    figure: canvas.Figure
+    file: str
+    wide: str
+    narrow: str
+
+
+def write_report(analysis: StudyAnalysis, out: Path) -> Path:
+    """Write the page to ``out`` and its figures and tables to the folder ``<stem>_files`` beside it; return ``out``.
+
+    Every file appears whole or not at all, the page last. Raises BadInput where ``out`` is a folder.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise BadInput(f"{out}: is a folder; name the report's file, for example {out / 'report.html'}")
+    view = View(cleaned(analysis))
+    folder = out.with_name(f"{out.stem}_files")
+    drawn = draw(view)
+    written = {f"figures/{d.figure.name}.svg": d.file for d in drawn} | table_files(view)
+    for name, content in written.items():
+        write_atomic(folder / name, content)
+    for each in drawn:
+        write_atomic(folder / f"figures/{each.figure.name}.png", canvas.to_png(each.file))
+        written[f"figures/{each.figure.name}.png"] = ""
+    _forget(folder, set(written))
+    write_atomic(out, page_html(view, drawn, folder.name))
+    return out
+
+
+def draw(view: View) -> list[Drawn]:
+    """Draw every figure that the analysis has the numbers for."""
+    found = [
+        forest.excess_figure(view),
+        charts.accuracy_figure(view),
+        *heatmap.heat_figures(view, "change"),
+        charts.group_figure(view),
+        *heatmap.heat_figures(view, "recall"),
+        charts.size_figure(view),
+    ]
+    drawn = []
+    for i, figure in enumerate(each for each in found if each is not None):
+        wide = svg.numbered(canvas.to_svg(figure.wide))
+        narrow = svg.numbered(canvas.to_svg(figure.narrow))
+        drawn.append(Drawn(figure, svg.standalone(wide), svg.inline(wide, f"w{i}"), svg.inline(narrow, f"n{i}")))
+    return drawn
+
+
+def _forget(folder: Path, written: set[str]) -> None:
+    """Remove what an earlier report wrote here and this one did not; nothing else is touched."""
+    for part in ("figures", "tables"):
+        for path in sorted((folder / part).glob("*")):
+            if OURS.fullmatch(path.name) and f"{part}/{path.name}" not in written and path.is_file():
+                path.unlink()
+
+
+def sheets(view: View) -> dict[str, tables.Table]:
+    """Return the tables for people that have rows, by name."""
+    margin = f"{view.analysis.margin:g}"
+    found = [
+        tables.verdict_sheet(view),
+        tables.gap_pivot(
+            view, "excess", "excess", f"Excess gap E in pp, 95 % intervals over seeds; the margin is {margin} pp."
+        ),
+        tables.gap_pivot(
+            view, "drop", "drop", "Compression drop D in pp: the reference's accuracy minus the method's, same data."
+        ),
+        tables.gap_pivot(
+            view, "gap", "gap", "Imbalance gap G in pp: the accuracy after balanced training minus after imbalanced."
+        ),
+        tables.accuracy_sheet(view),
+        tables.tail_sheet(view),
+        tables.control_sheet(view),
+        tables.size_sheet(view),
+        tables.recall_sheet(view),
+        tables.failure_sheet(view),
+    ]
+    return {table.name: table for table in found if table is not None and table.rows}
+
+
+def table_files(view: View) -> dict[str, str]:
+    """Return the files of all tables: the analysis' own as CSV, those for people as Markdown and LaTeX."""
+    result = view.analysis
+    frames = {
+        "verdicts": pd.DataFrame(verdicts.verdict_table(result)),
+        "accuracy": result.accuracy,
+        "gaps": result.gaps,
+        "recall": result.recall,
+        "tail": result.tail,
+        "size": result.size,
+        "failures": result.failures,
+        "seed_gaps": result.seed_gaps,
+    }
+    files = {f"tables/{name}.csv": writers.csv_text(frame) for name, frame in frames.items()}
+    for name, table in sheets(view).items():
+        files[f"tables/{name}.md"] = writers.markdown(table)
+        files[f"tables/{name}.tex"] = writers.latex(table)
+    return files
+
+
+def page_html(view: View, drawn: Sequence[Drawn], folder: str) -> str:
+    """Return the page's HTML. ``folder`` is the name of the folder beside it."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    style = theme.css() + _method_css(view) + _template("style.css")
+    script = _template("page.js")
+    figures = [
+        {
+            "name": d.figure.name,
+            "title": d.figure.title,
+            "alt": d.figure.alt,
+            "caption": d.figure.caption,
+            "wide": Markup(d.wide),
+            "narrow": Markup(d.narrow),
+        }
+        for d in drawn
+    ]
+    return environment.get_template("report.html.j2").render(
+        a=view.analysis,
+        policy=policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+        figures=figures,
+        tables=sheets(view),
+        folder=quote(folder),
+        **_words(view),
+    )
+
+
+def _words(view: View) -> dict[str, Any]:
+    """Return what the template says that is neither a figure nor a table."""
+    return {
+        "cards": _cards(view),
+        "summary": verdicts.summary(view),
+        "facts": _facts(view),
+        "methods": [{"name": method, "number": i, "role": view.roles[method]} for i, method in enumerate(view.methods)],
+        "number_of": {method: i for i, method in enumerate(view.methods)},
+        "has_excess": view.has_excess,
+        "group_rule": words.sentence(view.analysis.group_rule),
+        "origin": _origin(view.analysis.provenance),
+    }
+
+
+def policy(style: str, script: str) -> str:
+    """Return the content security policy: this style, this script, and nothing from anywhere."""
+
+    def digest(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _template(name: str) -> str:
+    return resources.files("tailkeep.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _method_css(view: View) -> str:
+    names = theme.method_colours(view.methods, view.roles)
+    return "".join(f".m{i}{{--tone:var(--{names[method]})}}\n" for i, method in enumerate(view.methods))
+
+
+def _cards(view: View) -> list[dict[str, Any]]:
+    cards = []
+    for row, verdict in zip(verdicts.verdict_rows(view.analysis), view.analysis.verdicts, strict=True):
+        where = view.family_name(verdict.dataset, verdict.model)
+        known = words.known(verdict.excess_gap)
+        number = view.methods.index(verdict.method)
+        cards.append({**row, "where": where, "known": known, "number": number, "sentence": verdicts.said(verdict)})
+    return cards
+
+
+def _facts(view: View) -> list[str]:
+    result = view.analysis
+
+    def many(count: int, thing: str) -> str:
+        return f"{count} {thing}" + ("" if count == 1 else "s")
+
+    datasets = list(dict.fromkeys(dataset for dataset, _ in view.families))
+    models = list(dict.fromkeys(model for _, model in view.families))
+    facts = [
+        datasets[0] if len(datasets) == 1 else many(len(datasets), "dataset"),
+        models[0] if len(models) == 1 else many(len(models), "model"),
+        many(len(view.settings), "setting"),
+        many(len(result.seeds), "seed"),
+        f"{result.primary_twin} balanced twin" if result.primary_twin != "none" else "no balanced twin",
+        f"margin {result.margin:g} pp",
+    ]
+    return facts
+
+
+def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provenance with every part there, if only as a dash."""
+    steps, seconds = provenance.get("steps"), provenance.get("compute_seconds")
+    return {
+        "short": {
+            "Result hash": provenance.get("result_hash") or words.NOTHING,
+            "Code version": provenance.get("code_version") or words.NOTHING,
+            "Steps": words.number(steps, 0),
+            "Compute": words.duration(seconds),
+        },
+        "environment": _flat(provenance.get("environment")),
+        "data": _flat(provenance.get("data")),
+        "spec": str(provenance.get("spec") or ""),
+    }
+
+
+def _flat(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        return {} if value in (None, "") else {"": str(value)}
+    return {
+        str(key): item if isinstance(item, str) else json.dumps(item, default=str, ensure_ascii=False)
+        for key, item in value.items()
+    }

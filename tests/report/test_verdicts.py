@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tailkeep.report import HEADS, verdict_rows, verdict_table, verdict_text
+from tailkeep.report.select import View
+from tailkeep.report.verdicts import said, summary
+
+
+def test_the_table_holds_the_plain_values(analysis) -> None:
+    rows = verdict_table(analysis)
+    assert [row["excess_gap"] for row in rows] == [v.excess_gap for v in analysis.verdicts]
+    assert [row["verdict"] for row in rows] == [v.label for v in analysis.verdicts]
+
+
+def test_rows_are_text_and_leave_out_what_does_not_differ(analysis, make_analysis) -> None:
+    row = verdict_rows(analysis)[0]
+    assert all(isinstance(value, str) for value in row.values())
+    assert set(row) == (set(HEADS) - {"dataset", "model"}) | {"sentence", "sign", "style"}
+    assert "model" in verdict_rows(make_analysis(models=("resnet20", "resnet56")))[0]
+
+
+def test_the_text_keeps_to_its_width(make_analysis) -> None:
+    analysis = make_analysis(seeds=range(5))
+    for width in (40, 80, 120):
+        lines = verdict_text(analysis, width).splitlines()
+        assert max(len(line) for line in lines) <= width
+        for verdict in analysis.verdicts:
+            assert verdict.label in verdict_text(analysis, width).lower()
+
+
+def test_the_text_steers_no_terminal(analysis) -> None:
+    hostile = replace(analysis, verdicts=(replace(analysis.verdicts[0], method="a\x1b[2J\rb"),))
+    text = verdict_text(hostile, 100)
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert "\x1b" not in str(verdict_rows(hostile)) + str(verdict_table(hostile))
+
+
+def test_no_technique_is_said(analysis) -> None:
+    assert verdict_text(replace(analysis, verdicts=()), 80) == "No technique to judge.\n"
+
+
+def test_the_summary_is_one_sentence(analysis, make_analysis) -> None:
+    assert summary(View(analysis)) == "Too few seeds: no claim on any of 4 techniques."
+    assert summary(View(make_analysis(twin="none"))) == "The excess gap is not available for any of 4 techniques."
+    five = View(make_analysis(seeds=range(5)))
+    assert summary(five).startswith("Of 4 techniques: ")
+    one = replace(analysis, verdicts=(replace(analysis.verdicts[0], label="robust"),))
+    assert summary(View(one)) == "The one technique: robust."
+
+
+def test_a_card_does_not_repeat_its_head(analysis) -> None:
+    verdict = replace(analysis.verdicts[0], method="kd", sentence="kd (resnet20): compression costs more.")
+    assert said(verdict) == "Compression costs more."
+    assert said(replace(verdict, sentence="Another text.")) == "Another text."
