@@ -1,0 +1,214 @@
+"""The command line. Heavy imports wait until a command needs them, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from tailkeep import __version__
+from tailkeep.errors import BAD_INPUT, CELLS_FAILED, INTERRUPTED, UNEXPECTED, TailkeepError
+
+if TYPE_CHECKING:
+    from tailkeep.study.runner import Options, Study
+
+app = typer.Typer(
+    name="tailkeep",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help=(
+        "Do your rare classes survive compression?\n\n"
+        "A study file crosses datasets, class imbalance, models, compression methods and seeds. "
+        "**plan** says what it would take, **run** does it (and resumes), **status** tells how far it is, "
+        "**report** draws what is stored.\n\n"
+        "Start with: `tailkeep run studies/demo.yaml`"
+    ),
+    epilog=(
+        "Exit codes: 0 done; 2 bad input, before any compute; 3 some cells failed; 70 unexpected error; "
+        "130 interrupted."
+    ),
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
+StoreDir = Annotated[Path, typer.Option("--store", help="Folder of finished steps; shared by studies, safe to resume.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder with the datasets (else TAILKEEP_DATA_ROOT, else a download)."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(help="Worker processes; 0 is one a core. Never changes a result.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of each step. Other threads give other rounding.")]
+ModelCode = Annotated[
+    str | None,
+    typer.Option("--model-code", metavar="MODULE:FACTORY", help="Your own model (kind: user). This runs your code."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the study: --set recipe.epochs=3"),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="tailkeep-results/NAME")]
+Yes = Annotated[bool, typer.Option("--yes", help="Go on with a very large grid.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"tailkeep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command; ``main`` reads --debug itself, since errors end there."""
+
+
+def _open(study: Path, options: Options) -> Study:
+    from tailkeep.study.runner import open_study
+
+    return open_study(study, options)
+
+
+def _options(**given: Any) -> Options:
+    from tailkeep.study.runner import Options
+
+    given["overrides"] = given.get("overrides") or []
+    return Options(**given)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    store: StoreDir = Path("tailkeep-store"),
+    data_root: DataRoot = None,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    model_code: ModelCode = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try steps again that failed before.")] = False,
+    new_data: Annotated[bool, typer.Option("--new-data", help="Go on although the data changed.")] = False,
+    new_env: Annotated[bool, typer.Option("--new-env", help="Go on although the environment changed.")] = False,
+    yes: Yes = False,
+    json_out: Json = False,
+) -> None:
+    """Run a study: train, compress, predict, judge; write the report. What is stored is never done again."""
+    from tailkeep.study.display import Display, print_verdict, write_results
+
+    opened = _open(
+        study,
+        _options(
+            store=store, data_root=data_root, workers=workers, threads=threads, device=device, model_code=model_code,
+            overrides=overrides, retry_failed=retry_failed, new_data=new_data, new_env=new_env, yes=yes,
+        ),
+    )  # fmt: skip
+    with Display(opened, quiet=json_out) as display:
+        outcome = opened.run(display.event, display.wait)
+    results = write_results(opened, out)
+    print_verdict(opened, results, outcome, json_out)
+    if outcome.failed:
+        raise typer.Exit(CELLS_FAILED)
+
+
+@app.command()
+def plan(
+    study: StudyFile,
+    store: StoreDir = Path("tailkeep-store"),
+    data_root: DataRoot = None,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    model_code: ModelCode = None,
+    overrides: Overrides = None,
+    yes: Yes = False,
+    json_out: Json = False,
+) -> None:
+    """Say what a study would run, what is stored already, and about how long the rest takes."""
+    from tailkeep.study.display import print_plan
+
+    opened = _open(
+        study,
+        _options(
+            store=store, data_root=data_root, workers=workers, threads=threads, device=device, model_code=model_code,
+            overrides=overrides, yes=yes,
+        ),
+    )  # fmt: skip
+    print_plan(opened, json_out)
+
+
+@app.command()
+def status(store: StoreDir = Path("tailkeep-store"), json_out: Json = False) -> None:
+    """Tell how far the studies of a store are, and what is running now."""
+    from tailkeep.study.display import print_status
+
+    print_status(store, json_out)
+
+
+@app.command()
+def report(
+    study: StudyFile,
+    store: StoreDir = Path("tailkeep-store"),
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    model_code: ModelCode = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    json_out: Json = False,
+) -> None:
+    """Draw the report of what is stored, without running anything."""
+    from tailkeep.study.display import print_verdict, write_results
+
+    opened = _open(
+        study,
+        _options(store=store, data_root=data_root, device=device, model_code=model_code, overrides=overrides, yes=True),
+    )
+    print_verdict(opened, write_results(opened, out), None, json_out)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; every error becomes words and an exit code."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except TailkeepError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"tailkeep: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ntailkeep: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        _leave(INTERRUPTED)
+    except Exception as error:
+        show = getattr(error, "show", None)  # a wrong option or argument; typer brings its own copy of click
+        if callable(show):
+            show()
+            sys.exit(BAD_INPUT)
+        if debug:
+            traceback.print_exc()
+        print(
+            f"tailkeep: unexpected {type(error).__name__}: {error}\n"
+            "This is a fault of tailkeep or of the machine, not a verdict. What was finished is stored; "
+            "`tailkeep --debug ...` shows where it happened.",
+            file=sys.stderr,
+        )
+        sys.exit(UNEXPECTED)
+
+
+def _leave(code: int) -> NoReturn:
+    """Leave at once: a step that still runs in a thread would hold the interpreter until it ends."""
+    import os
+
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,261 @@
+"""What a person at a terminal sees of a study: progress, plan, status and verdict; JSON where a script reads."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tailkeep.errors import BadInput
+from tailkeep.files import read_json, write_atomic, write_json
+from tailkeep.study.engine import Event, Outcome
+from tailkeep.study.estimate import duration
+from tailkeep.study.plan import TRAININGS
+from tailkeep.study.runner import Study
+from tailkeep.study.store import Store
+
+if TYPE_CHECKING:
+    from tailkeep.analysis.result import StudyAnalysis
+
+COLOURS = {"not robust": "red", "robust": "green", "more robust": "green", "cannot tell": "yellow"}
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+class Display:
+    """Progress of a run: a bar with the time left on a terminal, one line a finished training elsewhere."""
+
+    def __init__(self, study: Study, quiet: bool = False) -> None:
+        self.study, self.console = study, _console()
+        self.live = self.console.is_terminal and not quiet
+        self.quiet = quiet
+        todo = study.todo
+        self.trainings = sum(step.kind in TRAININGS for step in todo.values())
+        self.work = sum(study.seconds(step) for step in todo.values())
+        self.finished = 0.0
+        self.done = 0
+        self.started = time.monotonic()
+        self.running: dict[str, Any] = {}
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(*columns, console=self.console, disable=not self.live)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Display:
+        if not self.quiet:
+            stored = len(self.study.plan.trainings()) - self.trainings
+            self.console.print(
+                f"[bold]{escape(self.study.plan.name)}[/]: {self.trainings} trainings to do, {stored} stored already, "
+                f"{self.study.options.worker_count} at a time"
+            )
+        self.progress.start()
+        self.total = self.progress.add_task("all", total=max(self.work, 1e-9), note="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def event(self, event: Event) -> None:
+        """Take a word from the engine."""
+        step = event.step
+        if event.what == "start":
+            self.running[step.key] = step
+            if self.live:
+                self.tasks[step.key] = self.progress.add_task(f"  {escape(step.label)}", total=1.0, note="")
+            return
+        self.running.pop(step.key, None)
+        if step.key in self.tasks:
+            self.progress.remove_task(self.tasks.pop(step.key))
+        if event.what == "retry":
+            self._say(f"[yellow]again[/] {escape(step.label)}: {escape(event.detail)}")
+            return
+        self.finished += self.study.seconds(step)
+        if event.what in ("failed", "skipped"):
+            self._say(f"[red]{event.what}[/] {escape(step.label)}: {escape(event.detail)}")
+        elif step.kind in TRAININGS:
+            self.done += 1
+            if not self.live:
+                self._say(f"[{self.done}/{self.trainings}] {escape(step.label)} ({self._left()})")
+        self.wait()
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text)
+
+    def _left(self) -> str:
+        """Time left, from the share of the estimated work that is done."""
+        passed = time.monotonic() - self.started
+        if self.finished <= 0 or passed < 2:
+            return "estimating"
+        return f"{duration(passed * max(self.work - self.finished, 0) / self.finished)} left"
+
+    def wait(self) -> None:
+        """Refresh, from the small files that running steps write."""
+        if not self.live:
+            return
+        now = self.finished
+        for key, step in self.running.items():
+            facts = self.study.store.progress(step.kind, key)
+            if facts:
+                share = facts["step"] / facts["steps"]
+                now += self.study.seconds(step) * share
+                note = f"loss {facts['loss']:.3f}, {facts['images_per_second']:,} images/s"
+                self.progress.update(self.tasks[key], completed=share, note=note)
+        self.progress.update(self.total, completed=now, note=f"{self.done}/{self.trainings} trainings, {self._left()}")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where the results of a study lie."""
+
+    folder: Path
+    report: Path
+    analysis: StudyAnalysis
+
+
+def write_results(study: Study, out: Path | None) -> Results:
+    """Write report.html, frame.csv and verdict.json; return where."""
+    from tailkeep.report.page import write_report
+
+    frame, analysis = study.analyse()
+    folder = out or Path("tailkeep-results") / study.plan.name
+    write_atomic(folder / "frame.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_json(folder / "verdict.json", verdict_json(analysis))
+    report = write_report(analysis, folder / "report.html")
+    return Results(folder, report, analysis)
+
+
+def verdict_json(analysis: StudyAnalysis) -> dict[str, Any]:
+    """Return the verdict for scripts; no timing in it, so that a second run writes the same bytes."""
+    return {
+        "study": analysis.name,
+        "margin": analysis.margin,
+        "primary_twin": analysis.primary_twin,
+        "seeds": list(analysis.seeds),
+        "verdicts": [_plain(asdict(verdict)) for verdict in analysis.verdicts],
+        "failures": len(analysis.failures),
+        "notes": list(analysis.notes),
+        "result_hash": analysis.provenance["result_hash"],
+        "data": analysis.provenance["data"],
+        "code_version": analysis.provenance["code_version"],
+    }
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and v != v else v for k, v in values.items()}
+
+
+def print_verdict(study: Study, results: Results, outcome: Outcome | None, as_json: bool) -> None:
+    """Print the verdict and where the report is."""
+    analysis = results.analysis
+    if as_json:
+        found = {**verdict_json(analysis), "report": str(results.report)}
+        if outcome is not None:
+            found |= {"steps_done": len(outcome.done), "steps_failed": len(outcome.failed)}
+        print(json.dumps(found, indent=1))
+        return
+    console = _console()
+    twin = {"full": "E_full", "matched": "E_matched"}.get(analysis.primary_twin, "E")
+    table = Table(title=f"{analysis.name}: excess gap {twin} in percentage points (above 0: less robust to imbalance)")
+    for name in ("model", "method", "verdict"):
+        table.add_column(name)
+    for name in ("excess gap", "95 % interval", "p (Holm)", "seeds"):
+        table.add_column(name, justify="right")
+    for v in analysis.verdicts:
+        colour = COLOURS.get(v.label, "default")
+        gap = "–" if v.excess_gap is None or v.excess_gap != v.excess_gap else f"{v.excess_gap:+.2f}"
+        known = v.low is not None and v.high is not None and v.low == v.low
+        interval = f"{v.low:+.2f} to {v.high:+.2f}" if known else "–"
+        p = "–" if v.p_adjusted is None or v.p_adjusted != v.p_adjusted else f"{v.p_adjusted:.3f}"
+        table.add_row(escape(v.model), escape(v.method), f"[{colour}]{v.label}[/]", gap, interval, p, str(v.seeds))
+    console.print(table)
+    for v in analysis.verdicts:
+        console.print(f"- {escape(v.sentence)}")
+    for note in analysis.notes:
+        console.print(f"[dim]note: {escape(note)}[/]")
+    if len(analysis.failures):
+        console.print(f"[red]{len(analysis.failures)} cells failed; the report lists them with their reasons[/]")
+    done = "" if outcome is None else f"{len(outcome.done)} steps done now; "
+    console.print(f"{done}result hash {analysis.provenance['result_hash'][:16]}")
+    console.print(f"report: {results.report.resolve()}", soft_wrap=True)
+
+
+def print_plan(study: Study, as_json: bool) -> None:
+    """Print what a study would take."""
+    facts = study.summary()
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    console = _console()
+    console.print(f"[bold]{escape(facts['study'])}[/]: {facts['cells']} cells")
+    console.print(
+        f"{facts['trainings_without_controls']} distinct trainings, {facts['trainings_saved_by_sharing']} fewer than "
+        f"without sharing; controls add {facts['trainings_of_controls']}"
+    )
+    console.print(f"stored already: {facts['trainings_stored']} trainings; to do: {facts['trainings_to_do']}")
+    rough = "from this store's timings" if facts["estimate_from_measurements"] else "a rough guess"
+    console.print(
+        f"estimate: {duration(facts['estimate_seconds'])} with {study.options.worker_count} at a time ({rough}), "
+        f"{facts['estimate_bytes'] / 1e6:,.0f} MB of disk"
+    )
+
+
+def print_status(root: Path, as_json: bool) -> None:
+    """Print how far each study of a store is, what failed and what runs."""
+    if not (root / "studies").is_dir():
+        raise BadInput(f"{root}: no study has run in this store yet (give another --store?)")
+    store = Store(root)
+    facts = [_study_status(store, path) for path in sorted((root / "studies").glob("*.json"))]
+    running = _running(store)
+    if as_json:
+        print(json.dumps({"studies": facts, "running": running}, indent=1))
+        return
+    console = _console()
+    table = Table(title=f"{root}")
+    for name in ("study", "predictions done", "failed steps", "missing"):
+        table.add_column(name, justify="left" if name == "study" else "right")
+    for fact in facts:
+        row = (fact["study"], f"{fact['done']}/{fact['goals']}", str(fact["failed"]), str(fact["missing"]))
+        table.add_row(*map(escape, row))
+    console.print(table)
+    for item in running:
+        console.print(
+            f"running or left unfinished: {item['kind']} {item['key'][:12]}, step {item['step']} of {item['steps']}"
+        )
+
+
+def _study_status(store: Store, path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    states = [store.status("predict", key) for key in record["goals"]]
+    return {
+        "study": record["name"],
+        "goals": len(states),
+        "done": states.count("done"),
+        "failed": sum(store.status(kind, key) == "failed" for kind, key in record["steps"]),
+        "missing": states.count("missing"),
+    }
+
+
+def _running(store: Store) -> list[dict[str, Any]]:
+    found = []
+    for kind in ("train", "transform"):
+        for path in sorted((store.root / kind).glob("*.partial")) if (store.root / kind).is_dir() else []:
+            key = path.name.removesuffix(".partial")
+            facts = store.progress(kind, key)
+            if facts:
+                found.append({"kind": kind, "key": key, **facts})
+    return found

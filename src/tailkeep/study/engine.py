@@ -1,0 +1,172 @@
+"""One loop over the plan's graph: from the goals back to what is missing, then forward through an executor.
+
+The executor is injected: a thread in this process, or a pool of processes. Every step runs with the same number of
+threads either way, so the number of workers never changes a result.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import graphlib
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+from tailkeep.study.plan import Plan, Step
+from tailkeep.study.store import Store
+
+RETRIES = 2  # after a worker's death; a step that kills its worker three times is reported, not tried for ever
+
+
+@dataclass(frozen=True)
+class Event:
+    """What the engine tells a display: "start", "done", "failed", "skipped" (a parent failed) or "retry"."""
+
+    what: str
+    step: Step
+    detail: str = ""
+
+
+@dataclass
+class Outcome:
+    """What a run did: keys done now, and keys failed with their reasons (a failed parent's among them)."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def needed(plan: Plan, store: Store) -> dict[str, Step]:
+    """Return the steps to do: the goals that are not stored, and what those need. A stored leaf needs no parent."""
+    todo = [key for key in plan.goals if store.status("predict", key) != "done"]
+    found: dict[str, Step] = {}
+    while todo:
+        key = todo.pop()
+        step = plan.steps[key]
+        if key in found or store.status(step.kind, key) == "done":
+            continue
+        found[key] = step
+        todo += step.parents
+    return found
+
+
+class Engine:
+    """Runs what is missing of a plan with ``work(step, runtime)``."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        work: Callable[[Step, Any], str],
+        runtime: Any,
+        workers: int = 1,
+        on_event: Callable[[Event], None] = lambda event: None,
+        on_wait: Callable[[], None] = lambda: None,
+        retry_failed: bool = False,
+    ) -> None:
+        self.plan, self.store, self.work, self.runtime, self.workers = plan, store, work, runtime, workers
+        self.on_event, self.on_wait, self.retry_failed = on_event, on_wait, retry_failed
+        self.outcome = Outcome()
+        self.attempts: dict[str, int] = {}
+
+    def run(self) -> Outcome:
+        """Do all the missing steps; a failed step stops its descendants alone."""
+        steps = needed(self.plan, self.store)
+        sorter = graphlib.TopologicalSorter({k: [p for p in s.parents if p in steps] for k, s in steps.items()})
+        sorter.prepare()
+        order = {key: position for position, key in enumerate(self.plan.steps)}
+        ready: list[Step] = []
+        running: dict[cf.Future[str], Step] = {}
+        executor = self._executor()
+        try:
+            while sorter.is_active():
+                ready = sorted(ready + [steps[k] for k in sorter.get_ready()], key=lambda step: order[step.key])
+                while ready and len(running) < self.workers:
+                    step = ready.pop(0)
+                    if self._settled(step):
+                        sorter.done(step.key)
+                        continue
+                    self.on_event(Event("start", step))
+                    running[executor.submit(self.work, step, self.runtime)] = step
+                finished, _ = cf.wait(running, timeout=0.25, return_when=cf.FIRST_COMPLETED)
+                self.on_wait()
+                if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
+                    cf.wait(running, timeout=5)  # a broken pool ends all of them
+                    executor.shutdown(wait=False, cancel_futures=True)
+                    executor = self._executor()
+                    finished = set(running)
+                for future in finished:
+                    step = running.pop(future)
+                    if self._collect(step, future):
+                        sorter.done(step.key)
+                    else:
+                        ready.append(step)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+        executor.shutdown()
+        return self.outcome
+
+    def _executor(self) -> cf.Executor:
+        if self.workers == 1:
+            return cf.ThreadPoolExecutor(1)
+        # "spawn": a forked torch may hang in its thread pool
+        return cf.ProcessPoolExecutor(
+            self.workers, multiprocessing.get_context("spawn"), _limit_threads, (self.runtime,)
+        )
+
+    def _settled(self, step: Step) -> bool:
+        """Whether a step needs no work: stored as failed before, or a parent failed."""
+        broken = [parent for parent in step.parents if parent in self.outcome.failed]
+        if broken:
+            self.outcome.failed[step.key] = f"parent failed: {self.outcome.failed[broken[0]]}"
+            self.on_event(Event("skipped", step, self.outcome.failed[step.key]))
+            return True
+        if self.store.status(step.kind, step.key) == "failed":
+            if self.retry_failed:
+                self.store.forget(step.kind, step.key)
+                return False
+            return self._fail(step, reason_of(self.store.step(step.kind, step.key)))
+        return False
+
+    def _fail(self, step: Step, reason: str) -> bool:
+        self.outcome.failed[step.key] = reason
+        self.on_event(Event("failed", step, reason))
+        return True
+
+    def _collect(self, step: Step, future: cf.Future[str]) -> bool:
+        """Take in a finished future; return False where the step is to be tried again."""
+        try:
+            status = future.result(timeout=0)
+        except (BrokenProcessPool, cf.CancelledError, TimeoutError):
+            self.attempts[step.key] = self.attempts.get(step.key, 0) + 1
+            if self.attempts[step.key] <= RETRIES:
+                self.on_event(Event("retry", step, "its worker process died"))
+                return False
+            reason = f"worker_died: {RETRIES + 1} workers in turn died at this step (out of memory?)"
+            record = {"spec": step.spec, "label": step.label, "status": "failed", "facts": {}}
+            self.store.discard_partial(step.kind, step.key)
+            self.store.partial(step.kind, step.key)
+            self.store.publish(step.kind, step.key, {**record, "reason": "worker_died", "detail": reason})
+            return self._fail(step, reason)
+        if status == "failed":
+            return self._fail(step, reason_of(self.store.step(step.kind, step.key)))
+        self.outcome.done.append(step.key)
+        self.on_event(Event("done", step))
+        return True
+
+
+def reason_of(record: dict[str, Any]) -> str:
+    """Return a failed step's reason and detail as one text."""
+    detail = record.get("detail")
+    return f"{record['reason']}: {detail}" if detail else str(record["reason"])
+
+
+def _limit_threads(runtime: Any) -> None:
+    """Before torch is imported in a worker: its libraries start no more threads than a step has."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(runtime.threads)

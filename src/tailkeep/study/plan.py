@@ -1,0 +1,252 @@
+"""From a resolved study to its steps and cells. Plain values only: a step is canonical JSON and a key.
+
+Names are labels and never enter a key, so equal work is one step, however many cells ask for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tailkeep.spec import content_key
+
+VERSIONS = {"train": 1, "transform": 1, "import": 1, "predict": 1}
+TRAININGS = ("train", "transform")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work. ``spec`` is the canonical content (with the parents' keys); ``label`` and ``extra`` are not."""
+
+    key: str
+    kind: str
+    spec: dict[str, Any]
+    label: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Keys of the steps that must be done first."""
+        return tuple(self.spec["parents"].values())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the study's table: its labels, its model's and prediction's keys, and what it is compared with."""
+
+    labels: dict[str, Any]  # dataset setting twin model method role seed split
+    model_key: str
+    predict_key: str
+    counts: tuple[int, ...]
+    references: dict[str, str] = field(default_factory=dict)  # name -> prediction key
+
+
+@dataclass
+class Plan:
+    """Steps by key (parents before children) and the cells that read them."""
+
+    name: str
+    steps: dict[str, Step] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+
+    @property
+    def goals(self) -> list[str]:
+        """Keys of the predictions that the study is after."""
+        return list(dict.fromkeys(cell.predict_key for cell in self.cells))
+
+    def trainings(self, role: str | None = None) -> list[str]:
+        """Keys of the distinct trainings; with ``role`` "control" those that only controls need."""
+        every = [key for key, step in self.steps.items() if step.kind in TRAININGS]
+        if role is None:
+            return every
+        main: set[str] = set()
+        for cell in self.cells:
+            if cell.labels["role"] != "control":
+                main |= self.ancestry(cell.model_key)
+        return [key for key in every if (key not in main) == (role == "control")]
+
+    @property
+    def unshared(self) -> int:
+        """Trainings that the models of the study, controls apart, would take if each made its own parents."""
+        models = {cell.model_key for cell in self.cells if cell.labels["role"] != "control"}
+        return sum(self.steps[k].kind in TRAININGS for model in models for k in self.ancestry(model))
+
+    def ancestry(self, key: str) -> set[str]:
+        """The step and all that it descends from."""
+        found: set[str] = set()
+        todo = [key]
+        while todo:
+            here = todo.pop()
+            if here not in found:
+                found.add(here)
+                todo += self.steps[here].parents
+        return found
+
+    def add(self, kind: str, spec: dict[str, Any], label: str, **extra: Any) -> str:
+        """Add a step unless an equal one is there; return its key."""
+        content = {"step": kind, "version": VERSIONS[kind], **spec}
+        key = content_key(content)
+        self.steps.setdefault(key, Step(key, kind, content, label, extra))
+        return key
+
+
+def build_plan(resolved: Any) -> Plan:
+    """Expand a ``Resolved`` study into its plan."""
+    plan = Plan(resolved.name)
+    for setting in resolved.settings:
+        for model in resolved.models:
+            for seed in resolved.options["seeds"]:
+                _Cells(plan, resolved, setting, model, seed).add_all()
+    if resolved.options["churn_floor"]:
+        _churn_floor(plan, resolved)
+    return plan
+
+
+class _Cells:
+    """The cells of one (dataset, setting, twin, model, seed)."""
+
+    def __init__(self, plan: Plan, resolved: Any, setting: dict[str, Any], model: dict[str, Any], seed: int) -> None:
+        self.plan, self.resolved, self.setting, self.model, self.seed = plan, resolved, setting, model, seed
+        self.data = setting["data"][str(seed)]
+        self.options = resolved.options
+        fixed = self.options["training_seed"]
+        self.training_seed = seed if fixed is None else fixed
+        self.where = f"{setting['dataset']} {setting['setting']} {setting['twin']} {model['label']} seed {seed}"
+        self.methods = {m["name"]: m for m in resolved.methods if m["models"] is None or model["label"] in m["models"]}
+        self.made: dict[str, str] = {}
+        self.depths: dict[str, int] = {"dense": 0}
+
+    def add_all(self) -> None:
+        self.made["dense"] = self._dense()
+        dense = self._cell("dense", "dense", self.made["dense"], {})
+        for name, method in self.methods.items():
+            key = self._transform(name)
+            if method["student"] is None:
+                references = {"dense": dense}
+            else:
+                references = {"teacher": self._predict(self._teacher(method), "teacher")}
+                if self.options["student_alone"]:
+                    references["student_alone"] = self._student_alone(name, method)
+            self._cell(name, "technique", key, references)
+        self._continued(dense)
+
+    def _dense(self) -> str:
+        model = self.model
+        if model["weights"] is not None:
+            spec = {"model": model["model"], "weights": model["weights"], "data": {"counts": len(self.data["counts"])}}
+            shape = self.resolved.datasets[self.setting["dataset"]]["image_shape"]
+            spec["data"]["image_shape"] = shape
+            label = f"import {model['label']}"
+            return self.plan.add("import", {**spec, "parents": {}}, label, path=model["weights_path"])
+        return self._train(model["model"], model, f"train {self.where}", model["macs"])
+
+    def _train(self, model: dict[str, Any], objective: dict[str, Any], label: str, macs: int) -> str:
+        spec = {
+            "model": model,
+            "data": self.data,
+            "loss": objective["loss"],
+            "sampler": objective["sampler"],
+            "recipe": objective["recipe"],
+            "seed": self.training_seed,
+            "parents": {},
+        }
+        return self.plan.add("train", spec, label, macs=macs)
+
+    def _transform(self, name: str) -> str:
+        """The step of a method, after those of its parent and teacher."""
+        if name in self.made:
+            return self.made[name]
+        method = self.methods[name]
+        parent = self._transform(method["parent"]) if method["parent"] != "dense" else self.made["dense"]
+        self.depths[name] = self.depths[method["parent"]] + 1
+        parents = {"parent": parent}
+        teacher = method["teacher"]
+        if teacher is not None:
+            parents["teacher"] = self.made["dense"] if teacher == "dense" else self._transform(teacher)
+        self.made[name] = self._add_transform(method, parents, self.depths[name], f"{name}: {self.where}")
+        return self.made[name]
+
+    def _add_transform(self, method: dict[str, Any], parents: dict[str, str], depth: int, label: str) -> str:
+        spec = {
+            "method": method["method"],
+            "method_version": method["method_version"],
+            "student": method["student"],
+            "data": self.data,
+            "loss": method["loss"],
+            "sampler": method["sampler"],
+            "recipe": method["recipe"],
+            "seed": self.training_seed,
+            "depth": depth,
+            "parents": parents,
+        }
+        macs = method["student_macs"] or self.model["macs"]
+        return self.plan.add("transform", spec, label, macs=macs)
+
+    def _teacher(self, method: dict[str, Any]) -> str:
+        name = method["teacher"] or method["parent"]
+        return self.made[name]
+
+    def _predict(self, model_key: str, label: str) -> str:
+        split = self.options["evaluate"]
+        dataset = self.resolved.datasets[self.setting["dataset"]]
+        data: dict[str, Any] = {"digest": dataset["test"]}
+        if split == "validation":
+            data = {"digest": dataset["train"], "validation": self.data["validation"]}
+        extra = {"train": dataset["train"]}
+        spec = {"split": split, "data": data, "parents": {"model": model_key}}
+        return self.plan.add("predict", spec, f"predict {label}: {self.where}", **extra)
+
+    def _cell(self, method: str, role: str, model_key: str, references: dict[str, str]) -> str:
+        predict = self._predict(model_key, method)
+        labels = {
+            "dataset": self.setting["dataset"],
+            "setting": self.setting["setting"],
+            "twin": self.setting["twin"],
+            "model": self.model["label"],
+            "method": method,
+            "role": role,
+            "seed": self.seed,
+            "split": self.options["evaluate"],
+        }
+        self.plan.cells.append(Cell(labels, model_key, predict, tuple(self.data["counts"]), references))
+        return predict
+
+    def _student_alone(self, name: str, method: dict[str, Any]) -> str:
+        """The same student with the same recipe and no teacher; where that equals a dense model, it is that one."""
+        key = self._train(method["student"], method, f"student alone ({name}): {self.where}", method["student_macs"])
+        return self._cell(f"student alone ({name})", "control", key, {})
+
+    def _continued(self, dense: str) -> None:
+        """The dense model through the same fine-tuning, uncompressed: once for each distinct recipe and objective."""
+        made: set[str] = set()
+        for name in self.options["continued"]:
+            method = self.methods.get(name)
+            if method is None or method["student"] is not None or method["parent"] != "dense":
+                continue
+            if _length(method["recipe"]) == 0:
+                continue
+            plain = {**method, "method": {"kind": "continue"}, "method_version": 1}
+            label = f"continued ({name}): {self.where}"
+            key = self._add_transform(plain, {"parent": self.made["dense"]}, 1, label)
+            if key not in made:
+                made.add(key)
+                self._cell(f"dense continued ({name} recipe)", "control", key, {"dense": dense})
+
+
+def _length(recipe: dict[str, Any]) -> float:
+    return float(recipe["epochs"] if recipe["steps"] is None else recipe["steps"])
+
+
+def _churn_floor(plan: Plan, resolved: Any) -> None:
+    """Compare each dense cell with the dense cell of the next seed that has the same counts by class."""
+    dense: dict[tuple[Any, ...], dict[int, Cell]] = {}
+    for cell in plan.cells:
+        if cell.labels["method"] == "dense":
+            where = tuple(cell.labels[k] for k in ("dataset", "setting", "twin", "model")) + cell.counts
+            dense.setdefault(where, {})[cell.labels["seed"]] = cell
+    for group in dense.values():
+        seeds = list(group)
+        for index, seed in enumerate(seeds):
+            other = group[seeds[(index + 1) % len(seeds)]]
+            if other.predict_key != group[seed].predict_key:
+                group[seed].references["other_seed"] = other.predict_key

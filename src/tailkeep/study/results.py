@@ -1,0 +1,159 @@
+"""From stored predictions to the frame, and from the frame to the analysis. Nothing here trains or needs torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tailkeep import __version__
+from tailkeep.analysis.result import StudyAnalysis
+from tailkeep.analysis.study import analyse
+from tailkeep.frame import build, class_rows
+from tailkeep.study.engine import reason_of
+from tailkeep.study.plan import Cell, Plan
+from tailkeep.study.store import Store
+
+SIZES = ("weights", "macs", "packed_bytes")
+WHO = ("dataset", "setting", "twin", "model", "method", "role", "seed")
+
+
+def predictions(store: Store, key: str) -> dict[str, NDArray[Any]]:
+    """Return ``labels`` int64 (N,), ``logits`` float32 (N, C) and ``ids`` str (N,) of a stored prediction."""
+    with np.load(store.file("predict", key, "predictions.npz"), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in ("labels", "logits", "ids")}
+
+
+def model_kind(plan: Plan, key: str) -> str:
+    """Return the kind of the step that made a model."""
+    return plan.steps[key].kind
+
+
+def cell_frame(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> pd.DataFrame:
+    """Return the frame of all the cells whose predictions are stored."""
+    rows: list[dict[str, Any]] = []
+    done = {key for key in plan.goals if store.status("predict", key) == "done"}
+    loaded: dict[str, dict[str, NDArray[Any]]] = {}
+
+    def load(key: str) -> dict[str, NDArray[Any]]:
+        if key not in loaded:
+            loaded[key] = predictions(store, key)
+        return loaded[key]
+
+    for cell in plan.cells:
+        if cell.predict_key not in done:
+            continue
+        own, names = load(cell.predict_key), class_names[cell.labels["dataset"]]
+        common = (cell.labels, own["labels"], own["logits"], names, cell.counts)
+        rows += class_rows(*common)
+        for name, key in cell.references.items():
+            if key in done:
+                rows += class_rows(*common, reference=name, reference_logits=load(key)["logits"])
+    return build(rows)
+
+
+def cell_sizes(plan: Plan, store: Store) -> pd.DataFrame:
+    """Return weights, MACs and packed bytes of each finished cell's model."""
+    rows = []
+    for cell in plan.cells:
+        kind = model_kind(plan, cell.model_key)
+        if store.status(kind, cell.model_key) == "done":
+            cost = store.step(kind, cell.model_key)["cost"]
+            rows.append({**_who(cell), **{name: cost[name] for name in SIZES}})
+    return pd.DataFrame(rows, columns=[*WHO, *SIZES])
+
+
+def cell_failures(plan: Plan, store: Store) -> pd.DataFrame:
+    """Return the cells that have no prediction since a step of theirs failed, with its reason."""
+    rows = []
+    for cell in plan.cells:
+        if store.status("predict", cell.predict_key) == "done":
+            continue
+        for key in [k for k in plan.steps if k in plan.ancestry(cell.predict_key)]:
+            step = plan.steps[key]
+            if store.status(step.kind, key) == "failed":
+                record = store.step(step.kind, key)
+                who = {k: v for k, v in _who(cell).items() if k != "role"}
+                rows.append({**who, "reason": record["reason"], "detail": reason_of(record)})
+                break
+    return pd.DataFrame(rows, columns=[*(w for w in WHO if w != "role"), "reason", "detail"])
+
+
+def _who(cell: Cell) -> dict[str, Any]:
+    return {name: cell.labels[name] for name in WHO}
+
+
+def result_hash(plan: Plan, store: Store) -> str:
+    """SHA-256 over the sorted (key, model hash, prediction-array hash) of the study, without any timing."""
+    lines = set()
+    for cell in plan.cells:
+        if store.status("predict", cell.predict_key) != "done":
+            lines.add(f"{cell.predict_key} missing")
+            continue
+        kind = model_kind(plan, cell.model_key)
+        model = "no model here"
+        if store.is_whole(kind, cell.model_key):
+            model = store.file_hash(kind, cell.model_key, "model.safetensors")
+        arrays = predictions(store, cell.predict_key)
+        digest = hashlib.sha256(arrays["labels"].astype("<i8").tobytes() + arrays["logits"].astype("<f4").tobytes())
+        lines.add(f"{cell.predict_key} {model} {digest.hexdigest()}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode("ascii")).hexdigest()
+
+
+def compute_seconds(plan: Plan, store: Store) -> float:
+    """Return the seconds that the stored steps of the plan took, in all."""
+    steps = (s for s in plan.steps.values() if store.is_whole(s.kind, s.key))
+    return float(sum(store.step(s.kind, s.key).get("seconds", 0.0) for s in steps))
+
+
+def environments(plan: Plan, store: Store) -> dict[str, str]:
+    """Return what the stored steps ran on; a fact that differs between steps shows all its values."""
+    facts: dict[str, set[str]] = {}
+    for step in plan.steps.values():
+        if store.is_whole(step.kind, step.key):
+            for name, value in store.step(step.kind, step.key).get("environment", {}).items():
+                facts.setdefault(name, set()).add(str(value))
+    return {name: ", ".join(sorted(values)) for name, values in sorted(facts.items())}
+
+
+def analyse_plan(
+    plan: Plan,
+    store: Store,
+    datasets: dict[str, dict[str, Any]],
+    *,
+    spec_text: str,
+    margin: float,
+    cuts: tuple[int, int],
+    twins: tuple[str, ...],
+    notes: Iterable[str],
+    split: str,
+) -> tuple[pd.DataFrame, StudyAnalysis]:
+    """Return the frame and the analysis of what is stored of a plan."""
+    frame = cell_frame(plan, store, {name: facts["class_names"] for name, facts in datasets.items()})
+    precisions = sorted({str(s.spec["recipe"]["precision"]) for s in plan.steps.values() if "recipe" in s.spec})
+    provenance = {
+        "spec": spec_text,
+        "environment": {**environments(plan, store), "training precision": ", ".join(precisions)},
+        "data": {name: {split: facts[split] for split in ("train", "test")} for name, facts in datasets.items()},
+        "result_hash": result_hash(plan, store),
+        "code_version": __version__,
+        "steps": len(plan.steps),
+        "compute_seconds": compute_seconds(plan, store),
+    }
+    found = analyse(
+        frame,
+        cell_sizes(plan, store),
+        cell_failures(plan, store),
+        name=plan.name,
+        margin=margin,
+        cuts=cuts,
+        planned_twins=twins,
+        provenance=provenance,
+        notes=list(notes),
+        split=split,
+    )
+    return frame, found

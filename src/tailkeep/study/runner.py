@@ -1,0 +1,156 @@
+"""A study from its file to its analysis, in one call; what the command line and the Python API both stand on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailkeep.errors import BadInput
+from tailkeep.study.engine import Engine, Event, Outcome, needed
+from tailkeep.study.estimate import duration, step_seconds, summary
+from tailkeep.study.plan import Plan, Step, build_plan
+from tailkeep.study.record import check_record, lock, write_record
+from tailkeep.study.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tailkeep.analysis.result import StudyAnalysis
+    from tailkeep.study.resolve import Resolved
+    from tailkeep.study.spec import StudySpec
+
+MANY_CELLS = 10_000
+TWINS = {"full": ("full",), "matched": ("matched",), "both": ("full", "matched"), "none": ()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings that change no result. ``workers`` 0 takes one process a core (one on a GPU), each of ``threads``."""
+
+    store: Path = Path("tailkeep-store")
+    data_root: Path | None = None
+    cache: Path | None = None
+    device: str = "cpu"
+    workers: int = 0
+    threads: int = 1
+    model_code: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    new_data: bool = False
+    new_env: bool = False
+    yes: bool = False
+    retry_failed: bool = False
+    checkpoint_every: float = 30.0
+
+    @property
+    def worker_count(self) -> int:
+        """Worker processes."""
+        if self.workers:
+            return self.workers
+        if self.device != "cpu":
+            return 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // self.threads)
+
+
+@dataclass
+class Study:
+    """A study that was read and planned. Nothing has run yet; ``run`` does what is missing."""
+
+    spec: StudySpec
+    text: str
+    resolved: Resolved
+    plan: Plan
+    store: Store
+    options: Options
+
+    @property
+    def todo(self) -> dict[str, Step]:
+        """The steps that are not stored."""
+        return needed(self.plan, self.store)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of the plan as plain values."""
+        return summary(self.plan, self.store, self.todo, self.options.worker_count)
+
+    def run(
+        self, on_event: Callable[[Event], None] = lambda event: None, on_wait: Callable[[], None] = lambda: None
+    ) -> Outcome:
+        """Do what is missing, under the store's lock, and record the study."""
+        from tailkeep.study.steps import environment, run_step
+
+        runtime = self.runtime()
+        here = environment(runtime)
+        data = self.resolved.datasets
+        with lock(self.store):
+            check_record(self.store, self.plan.name, data, here, self.options.new_data, self.options.new_env)
+            steps = [[step.kind, key] for key, step in self.plan.steps.items()]
+            record = {"name": self.plan.name, "spec": self.text, "goals": self.plan.goals, "environment": here}
+            write_record(self.store, self.plan.name, {**record, "data": data, "steps": steps})
+            workers = self.options.worker_count
+            return Engine(
+                self.plan, self.store, run_step, runtime, workers, on_event, on_wait, self.options.retry_failed
+            ).run()
+
+    def runtime(self) -> Any:
+        """What the workers need beside the steps."""
+        from tailkeep.study.steps import Runtime
+
+        options = self.options
+        root = os.environ.get("TAILKEEP_DATA_ROOT") if options.data_root is None else str(options.data_root)
+        return Runtime(
+            store=str(self.store.root),
+            sources=self.resolved.sources,
+            data_root=root,
+            cache=None if options.cache is None else str(options.cache),
+            model_code=options.model_code,
+            device=options.device,
+            threads=options.threads,
+            checkpoint_every=options.checkpoint_every,
+        )
+
+    def analyse(self) -> tuple[pd.DataFrame, StudyAnalysis]:
+        """Return the frame and the analysis of what is stored."""
+        from tailkeep.study.results import analyse_plan
+
+        return analyse_plan(
+            self.plan,
+            self.store,
+            self.resolved.datasets,
+            spec_text=self.text,
+            margin=self.spec.margin,
+            cuts=self.spec.group_cuts,
+            twins=TWINS[self.spec.balanced],
+            notes=self.resolved.notes,
+            split=self.spec.evaluate,
+        )
+
+    def seconds(self, step: Step) -> float:
+        """A rough guess of a step's seconds, for a progress bar."""
+        return step_seconds(step, self.plan)
+
+
+def open_study(path: Path, options: Options) -> Study:
+    """Read, check, resolve and plan a study file. Raises ``BadInput`` before any compute."""
+    from tailkeep.study.resolve import Where, resolve
+    from tailkeep.study.spec import load_study
+
+    spec, text = load_study(path, options.overrides)
+    _not_too_many(spec, options)
+    resolved = resolve(spec, Where(options.data_root, options.cache, options.device, options.model_code))
+    return Study(spec, text, resolved, build_plan(resolved), Store(options.store), options)
+
+
+def _not_too_many(spec: StudySpec, options: Options) -> None:
+    """A grid that was crossed too far is shown before it is expanded."""
+    settings = len(spec.data) * len(spec.imbalance) * (1 + len(TWINS[spec.balanced]))
+    cells = settings * len(spec.models) * len(spec.seeds) * (1 + len(spec.methods))
+    if cells > MANY_CELLS and not options.yes:
+        sizes = {"settings": settings, "models": len(spec.models), "seeds": len(spec.seeds)}
+        grid = " x ".join(f"{n} {what}" for what, n in {**sizes, "methods": 1 + len(spec.methods)}.items())
+        raise BadInput(
+            f"this study has {cells:,} cells ({grid}): at a minute a cell {duration(cells * 60)} on one worker, "
+            f"and {cells * 1.8e6 / 1e9:,.0f} GB of disk. Pass --yes if you mean it"
+        )

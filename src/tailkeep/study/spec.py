@@ -1,0 +1,306 @@
+"""The study file: what is crossed with what. Every error names file:line, the value and the choices."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from tailkeep.data.batches import Augment
+from tailkeep.errors import BadInput
+from tailkeep.losses.cross_entropy import CrossEntropy
+from tailkeep.sampling import Uniform
+from tailkeep.spec import Spec
+from tailkeep.study.catalog import AnyLoss, AnyMethod, AnyModel, AnyProfile, AnySampler, AnySource
+from tailkeep.study.yaml_reader import Document, parse_yaml, read_yaml
+from tailkeep.training.recipe import Recipe
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,63}")
+RESERVED = ("dense", "self", "teacher", "student_alone", "continued", "other_seed")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError("a name has 1 to 64 letters, digits, spaces or . _ + - ( ), and starts with a letter or digit")
+    return value
+
+
+class DataEntry(Spec):
+    """A dataset: its source, augmentation (null: the source's usual) and class order, most frequent first."""
+
+    source: AnySource
+    augment: Augment | None = None
+    class_order: tuple[str, ...] | None = None
+
+
+class ModelEntry(Spec):
+    """A model family. ``weights`` (safetensors) imports a trained model instead of training one."""
+
+    model: AnyModel
+    name: str | None = None
+    recipe: Recipe | None = None
+    loss: AnyLoss | None = None
+    sampler: AnySampler | None = None
+    weights: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Name in tables: the given one, else the model's own."""
+        return self.name or self.model.label
+
+
+class MethodEntry(Spec):
+    """A technique under its name in the study. ``parent`` and ``teacher`` name other methods, or "dense"."""
+
+    name: str
+    method: AnyMethod
+    recipe: Recipe
+    parent: str = "dense"
+    teacher: str | None = None
+    student: AnyModel | None = None
+    loss: AnyLoss = CrossEntropy()
+    sampler: AnySampler = Uniform()
+    models: tuple[str, ...] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if value in RESERVED:
+            raise ValueError(f"{value!r} has a meaning of its own; choose another name")
+        return _name(value)
+
+    @model_validator(mode="after")
+    def _student_fits(self) -> MethodEntry:
+        if self.student is not None and self.method.kind != "distillation":
+            raise ValueError(f"'student' is for distillation; {self.method.kind} works on its parent")
+        return self
+
+
+class Controls(Spec):
+    """Which controls are planned. ``continued``: true for one per fine-tuning recipe, or the methods that get one."""
+
+    continued: bool | tuple[str, ...] = True
+    student_alone: bool = True
+    churn_floor: bool = True
+
+
+class StudySpec(Spec):
+    """A study: datasets x imbalance settings x models x methods x seeds, with balanced twins and controls."""
+
+    name: str
+    data: tuple[DataEntry, ...] = Field(min_length=1)
+    imbalance: tuple[AnyProfile, ...] = Field(min_length=1)
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    recipe: Recipe
+    methods: tuple[MethodEntry, ...] = ()
+    seeds: tuple[int, ...] = Field(min_length=1)
+    balanced: Literal["full", "matched", "both", "none"] = "full"
+    loss: AnyLoss = CrossEntropy()
+    sampler: AnySampler = Uniform()
+    controls: Controls = Controls()
+    rotate_class_order: tuple[int, ...] = ()
+    subset_seed: int | None = None
+    training_seed: int | None = None
+    validation_per_class: int = Field(default=0, ge=0)
+    evaluate: Literal["test", "validation"] = "test"
+    margin: float = Field(default=1.0, gt=0)
+    group_cuts: tuple[int, int] = (20, 100)
+
+    @field_validator("data", "imbalance", "models", "methods", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        return _name(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudySpec:
+        _no_twice("seed", self.seeds)
+        _no_twice("method", [m.name for m in self.methods])
+        _no_twice("model", [m.label for m in self.models])
+        _no_twice("imbalance setting", [p.label for p in self.imbalance])
+        _no_twice("dataset", [d.source.label for d in self.data])
+        for seed in self.rotate_class_order:
+            if seed not in self.seeds:
+                raise ValueError(f"rotate_class_order: {seed} is not among the seeds {list(self.seeds)}")
+        if self.evaluate == "validation" and not self.validation_per_class:
+            raise ValueError("evaluate: validation needs validation_per_class above 0")
+        _check_links(self)
+        return self
+
+
+def _no_twice(what: str, names: Any) -> None:
+    for index, name in enumerate(names):
+        if name in list(names)[:index]:
+            raise ValueError(f"the {what} {name!r} stands twice; give each its own name")
+
+
+def _check_links(study: StudySpec) -> None:
+    """Every parent, teacher and model that is named exists, and no method descends from itself."""
+    methods = {m.name: m for m in study.methods}
+    labels = [m.label for m in study.models]
+    for entry in study.methods:
+        for role in ("parent", "teacher"):
+            named = getattr(entry, role)
+            if named is not None and named != "dense" and named not in methods:
+                raise ValueError(
+                    f"method {entry.name!r}: its {role} {named!r} is missing{_hint(named, ['dense', *methods])}"
+                )
+        for label in entry.models or ():
+            if label not in labels:
+                raise ValueError(f"method {entry.name!r}: no model is called {label!r}{_hint(label, labels)}")
+        for linked in (entry.parent, entry.teacher):
+            parent = methods.get(linked or "dense")
+            if parent and parent.models is not None and not set(entry.models or labels) <= set(parent.models):
+                raise ValueError(f"method {entry.name!r} runs on models that its parent or teacher {linked!r} does not")
+    for entry in study.methods:
+        _check_cycle(entry.name, methods)
+    continued = study.controls.continued
+    for name in continued if isinstance(continued, tuple) else ():
+        if name not in methods:
+            raise ValueError(f"controls.continued: no method is called {name!r}{_hint(name, list(methods))}")
+
+
+def _check_cycle(start: str, methods: dict[str, MethodEntry]) -> None:
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        if name in trail:
+            raise ValueError("methods descend from each other in a cycle: " + " -> ".join((*trail, name)))
+        entry = methods.get(name)
+        if entry:
+            for linked in (entry.parent, entry.teacher):
+                if linked:
+                    walk(linked, (*trail, name))
+
+    walk(start, ())
+
+
+def load_study(path: Path, overrides: list[str] | None = None) -> tuple[StudySpec, str]:
+    """Read a study file; return the spec and the text it came from.
+
+    ``overrides`` are ``a.0.b=value`` (the value is YAML). Raises ``BadInput`` naming file:line, cause and fix.
+    """
+    document = read_yaml(path)
+    for override in overrides or []:
+        _apply(document, override)
+    return check_study(document), path.read_text(encoding="utf-8")
+
+
+def _apply(document: Document, override: str) -> None:
+    """Set one value by its dotted path."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise BadInput(f"--set {override}: write it as path.to.key=value, for instance recipe.epochs=3")
+    value = parse_yaml(f"value: {text}", f"--set {dotted}").value["value"]
+    *parents, last = dotted.split(".")
+    here: Any = document.value
+    try:
+        for part in parents:
+            here = here[int(part)] if isinstance(here, list) else here.setdefault(part, {})
+        if isinstance(here, list):
+            here[int(last)] = value
+        else:
+            here[last] = value
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise BadInput(f"--set {override}: the study has no place {dotted!r}") from error
+
+
+def check_study(document: Document) -> StudySpec:
+    """Validate a parsed file; raises ``BadInput`` with a line for each fault."""
+    try:
+        return StudySpec.model_validate(document.value)
+    except ValidationError as error:
+        lines = [_explain(document, detail) for detail in error.errors()]
+        raise BadInput("\n".join(dict.fromkeys(lines))) from error
+
+
+def _explain(document: Document, detail: ErrorDetails) -> str:
+    """One fault as file:line: path: cause, with a fix."""
+    path = _real_path(document, detail["loc"])
+    place = ".".join(str(part) for part in path)
+    start = f"{document.where(path)}: {place + ': ' if place else ''}"
+    given = detail.get("input")
+    kind = detail["type"]
+    context = detail.get("ctx") or {}
+    if kind == "extra_forbidden":
+        return f"{start}unknown key{_hint(str(path[-1]), _known_keys(path, document))}"
+    if kind == "union_tag_invalid":
+        choices = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
+        return f"{start}unknown kind {context.get('tag')!r}{_hint(str(context.get('tag')), choices)}"
+    if kind == "union_tag_not_found":
+        return f"{start}'kind' is missing"
+    if kind == "string_type" and isinstance(given, (bool, int, float)):
+        text = document.texts.get(path, str(given))
+        return f'{start}YAML reads {text} as {given!r}, not as text; put it in quotes: "{text}"'
+    if kind == "missing":
+        return f"{start}is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) or given is None else ""
+    return f"{start}{message}{shown}"
+
+
+def _real_path(document: Document, loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Drop from a location the union tags, which the file does not have, and the index of a lone entry."""
+    path: list[str | int] = []
+    here: Any = document.value
+    for position, part in enumerate(loc):
+        if _holds(here, part):
+            here = here[part]
+        elif not (position == len(loc) - 1 and isinstance(part, str) and isinstance(here, dict)):
+            continue  # (a missing key belongs to the path though the file lacks it)
+        path.append(part)
+    return tuple(path)
+
+
+def _holds(value: Any, part: str | int) -> bool:
+    return (isinstance(value, dict) and part in value) or (
+        isinstance(value, list) and isinstance(part, int) and part < len(value)
+    )
+
+
+def _known_keys(path: tuple[str | int, ...], document: Document) -> list[str]:
+    """The keys that the innermost spec around ``path`` knows, found by its ``kind`` where it has one."""
+    here: Any = document.value
+    for part in path[:-1]:
+        here = here[part]
+    names: dict[str, list[str]] = {}
+    for cls in _all_specs():
+        kind = cls.model_fields.get("kind")
+        names[str(kind.default) if kind else cls.__name__] = list(cls.model_fields)
+    if isinstance(here, dict) and here.get("kind") in names:
+        return names[here["kind"]]
+    owner = {
+        "data": "DataEntry", "models": "ModelEntry", "methods": "MethodEntry", "controls": "Controls",
+        "recipe": "Recipe", "augment": "Augment",
+    }  # fmt: skip
+    named = [str(part) for part in path[:-1] if isinstance(part, str)]
+    return names[owner.get(named[-1], "StudySpec")] if named else names["StudySpec"]
+
+
+def _all_specs() -> list[type[Spec]]:
+    found: list[type[Spec]] = []
+    todo = list(Spec.__subclasses__())
+    while todo:
+        cls = todo.pop()
+        found.append(cls)
+        todo += cls.__subclasses__()
+    return found
+
+
+def _hint(word: str, choices: list[str]) -> str:
+    """Say what was probably meant, and the choices."""
+    close = difflib.get_close_matches(word, choices, 1, 0.6)
+    mean = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{mean} (choices: {', '.join(choices)})" if choices else mean
+
+
+def study_text(study: StudySpec) -> str:
+    """Return the whole study as YAML, defaults written out."""
+    return yaml.safe_dump(study.plain(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,196 @@
+"""What people really give us, seen from the command line: exit code 2, file:line, cause and fix, no traceback."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STUDY = """\
+name: mine
+data:
+  source: {kind: digits}
+imbalance:
+  - {kind: exponential, ratio: 10, n_max: 60}
+balanced: none
+models:
+  - model: {kind: digits_net}
+recipe:
+  epochs: 1
+  batch_size: 32
+  lr: 0.1
+  precision: float32
+methods:
+  - name: pruned
+    method: {kind: filter_pruning, ratio: 0.5}
+    recipe: {epochs: 1, batch_size: 32, lr: 0.01, precision: float32}
+seeds: [0]
+"""
+
+
+def _refused(result: Any, *words: str, line: int | None = None) -> None:
+    assert result.returncode == 2, (result.returncode, result.stdout, result.stderr)
+    assert "Traceback" not in result.stderr
+    flat = " ".join(result.stderr.split())
+    for word in words:
+        assert word in flat, f"{word!r} is not in: {flat}"
+    if line is not None:
+        assert f"study.yaml:{line}:" in result.stderr, result.stderr
+
+
+@pytest.fixture
+def plan(cli: Any, tmp_path: Path) -> Any:
+    def run(text: str, *options: str) -> Any:
+        (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+        return cli("plan", "study.yaml", *options)
+
+    return run
+
+
+def test_the_study_itself_is_fine(plan: Any) -> None:
+    assert plan(STUDY).returncode == 0
+
+
+def test_01_numbers_that_yaml_reads_as_text(plan: Any, cli: Any) -> None:
+    """YAML 1.1 reads 1e-1 as a string; it is taken as the number that it is, and has the number's key."""
+    written = plan(STUDY.replace("lr: 0.1", "lr: 1e-1"), "--json")
+    assert written.returncode == 0, written.stderr
+    from tailkeep.study.spec import check_study
+    from tailkeep.study.yaml_reader import parse_yaml
+
+    assert check_study(parse_yaml(STUDY.replace("lr: 0.1", "lr: 1e-1"))) == check_study(parse_yaml(STUDY))
+
+
+def test_02_names_that_yaml_reads_otherwise(plan: Any) -> None:
+    _refused(plan(STUDY.replace("name: pruned", "name: no")), 'put it in quotes: "no"', line=15)
+    order = STUDY.replace("  source: {kind: digits}", "  source: {kind: digits}\n  class_order: [no, 012, a]")
+    result = plan(order)
+    _refused(result, 'put it in quotes: "no"', 'put it in quotes: "012"', line=4)
+    _refused(plan(STUDY.replace("seeds: [0]", "seeds: [0]\nno: 1")), 'put it in quotes: "no"', line=19)
+
+
+def test_03_a_key_that_stands_twice(plan: Any) -> None:
+    _refused(plan(STUDY.replace("  lr: 0.1\n", "  lr: 0.1\n  lr: 0.2\n")), "'lr' stands twice", "line 12", line=13)
+
+
+def test_04_unknown_keys_and_kinds(plan: Any) -> None:
+    _refused(plan(STUDY.replace("batch_size: 32\n", "batchsize: 32\n")), "did you mean 'batch_size'?", line=11)
+    _refused(
+        plan(STUDY.replace("kind: exponential", "kind: exponentail")), "did you mean 'exponential'?", "step", line=5
+    )
+    _refused(plan(STUDY.replace("filter_pruning, ratio", "filter_pruning, rate")), "did you mean 'ratio'?", line=16)
+    _refused(plan(STUDY.replace("methods:", "method:")), "did you mean 'methods'?", line=14)
+    _refused(plan(STUDY.replace("{kind: digits_net}", "{depth: 20}")), "'kind' is missing", line=8)
+
+
+def test_04_wrong_values_name_the_value(plan: Any) -> None:
+    _refused(plan(STUDY.replace("ratio: 0.5", "ratio: 1.5")), "less than 1", "1.5", line=16)
+    _refused(plan(STUDY.replace("epochs: 1\n", "epochs: many\n")), "valid number", "many", line=10)
+    _refused(plan(STUDY.replace("  epochs: 1\n", "")), "either 'epochs' or 'steps'", line=9)
+    _refused(plan(STUDY.replace("{kind: digits_net}", "{kind: resnet, depth: 21}")), "6n + 2", line=8)
+    _refused(plan("just text"), "a study file is a mapping", line=1)
+    _refused(plan("name: [unclosed"), "not valid YAML", line=1)
+
+
+def test_05_missing_teachers_and_cycles(plan: Any) -> None:
+    with_teacher = STUDY.replace("    method: {kind: filter", "    teacher: prunde\n    method: {kind: filter")
+    _refused(plan(with_teacher), "teacher 'prunde' is missing", "did you mean 'pruned'?")
+    cycle = STUDY.replace(
+        "seeds:",
+        "  - {name: b, parent: c, method: {kind: qat}, recipe: {epochs: 0}}\n"
+        "  - {name: c, parent: b, method: {kind: qat}, recipe: {epochs: 0}}\nseeds:",
+    )
+    _refused(plan(cycle), "cycle: b -> c -> b")
+
+
+def test_06_aliases(plan: Any) -> None:
+    bomb = "a: &a [x, x]\nb: &b [*a, *a]\n" + STUDY
+    _refused(plan(bomb), "anchors and aliases", line=1)
+
+
+def test_07_a_grid_of_a_million_cells(plan: Any) -> None:
+    ratios = "\n".join(f"  - {{kind: exponential, ratio: {2 + i / 100}, n_max: 60}}" for i in range(1000))
+    grid = STUDY.replace("  - {kind: exponential, ratio: 10, n_max: 60}", ratios)
+    result = plan(grid.replace("seeds: [0]", f"seeds: {list(range(500))}"))
+    _refused(result, "1,000,000 cells", "hours", "GB of disk", "--yes")
+
+
+def test_07_yes_goes_on(plan: Any) -> None:
+    many = STUDY.replace("seeds: [0]", f"seeds: {list(range(5001))}")
+    _refused(plan(many), "10,002 cells")
+    allowed = plan(many, "--yes", "--json")
+    assert allowed.returncode == 0, allowed.stderr
+    assert json.loads(allowed.stdout)["cells"] >= 10_002
+
+
+def test_15a_no_data_and_no_network(plan: Any, tmp_path: Path) -> None:
+    study = STUDY.replace("kind: digits}", "kind: cifar10}").replace("digits_net", "resnet")
+    (tmp_path / "empty").mkdir()
+    _refused(plan(study, "--data-root", str(tmp_path / "empty")), "cifar-10-batches-py")
+    _refused(plan(study, "--data-root", str(tmp_path / "absent")), "absent")
+
+
+def test_15b_more_images_than_there_are(plan: Any) -> None:
+    _refused(plan(STUDY.replace("n_max: 60", "n_max: 6000")), "6000", "largest possible")
+    _refused(plan(STUDY.replace("ratio: 10", "ratio: 100")), "without an image", "largest possible ratio")
+    full = STUDY.replace("balanced: none", "balanced: full").replace(
+        "{kind: exponential, ratio: 10, n_max: 60}", "{kind: explicit, counts: [125, 9, 9, 9, 9, 9, 9, 9, 9, 9]}"
+    )
+    _refused(plan(full), "balanced: full needs 125 images", "balanced: none")
+
+
+def test_22_a_nan_loss_fails_its_cell_and_the_others_go_on(cli: Any, tmp_path: Path) -> None:
+    broken = STUDY.replace("seeds:", (
+        "  - name: too fast\n"
+        "    method: {kind: continue}\n"
+        "    recipe: {epochs: 3, batch_size: 32, lr: 1.0e+30, precision: float32}\nseeds:"
+    ))  # fmt: skip
+    (tmp_path / "study.yaml").write_text(broken, encoding="utf-8")
+    result = cli("run", "study.yaml", "--workers", "1")
+    assert result.returncode == 3, result.stderr
+    verdict = json.loads((tmp_path / "tailkeep-results" / "mine" / "verdict.json").read_text())
+    assert verdict["failures"] >= 1
+    report = (tmp_path / "tailkeep-results" / "mine" / "report.html").read_text()
+    assert "too fast" in report
+    assert re.search(r"\bnan\b", report)
+    again = cli("run", "study.yaml", "--workers", "1")
+    assert again.returncode == 3
+    assert "nan: the loss was no longer finite" in again.stdout
+    status = json.loads(cli("status", "--json").stdout)
+    assert status["studies"][0]["failed"] >= 1
+    assert status["studies"][0]["done"] >= 2
+
+
+def test_a_store_without_studies_and_a_file_that_is_not_there(cli: Any) -> None:
+    _refused(cli("status"), "no study has run in this store yet")
+    _refused(cli("run", "nothing.yaml"), "there is no such file")
+    _refused(cli("run", "nothing.yaml", "--no-such-option"), "No such option")
+
+
+def test_set_overrides_one_value(plan: Any) -> None:
+    assert (
+        json.loads(plan(STUDY, "--json", "--set", "seeds=[0, 1]").stdout)["cells"]
+        == 2 * json.loads(plan(STUDY, "--json").stdout)["cells"]
+    )
+    _refused(plan(STUDY, "--set", "recipe.nothing=3"), "unknown key", "recipe.nothing")
+    _refused(plan(STUDY, "--set", "methods.7.name=x"), "has no place 'methods.7.name'")
+    _refused(plan(STUDY, "--set", "recipe"), "path.to.key=value")
+
+
+def test_an_unexpected_error_is_never_read_as_a_verdict(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import tailkeep.study.display as display
+    from tailkeep.cli import main
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(display, "print_status", fail)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["status"])
+    assert exit_info.value.code == 70
+    error = capsys.readouterr().err
+    assert "unexpected RuntimeError: boom" in error
+    assert "Traceback" not in error
