@@ -53,6 +53,13 @@ class ModelCode:
     source_hash: str
     name: str
 
+    def raised(self, error: BaseException) -> bool:
+        """Whether a line of the user's sources stands in the error's traceback."""
+        module = sys.modules.get(getattr(self.factory, "__module__", ""))
+        folder = Path(getattr(module, "__file__", None) or __file__).resolve().parent
+        files = [Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)]
+        return any(folder in file.parents and not set(INSTALLED) & set(file.parts) for file in files)
+
 
 def load_factory(text: str) -> ModelCode:
     """Import ``module:factory`` or ``path/to/file.py:factory`` (this runs the user's code).

@@ -15,10 +15,12 @@ import torch
 from tailkeep.data.batches import Augment
 from tailkeep.data.dataset import Dataset
 from tailkeep.data.profiles import full_twin, matched_twin
-from tailkeep.data.subset import class_order, hold_out, overlap
+from tailkeep.data.subset import class_order, counts_by_class, hold_out, overlap
 from tailkeep.errors import BadInput
 from tailkeep.export.cost import cost
 from tailkeep.files import sha256_file
+from tailkeep.models.checkpoint import load_into, load_weights
+from tailkeep.models.probe import probe
 from tailkeep.models.user import ModelCode, UserModel, load_factory
 from tailkeep.spec import Spec
 from tailkeep.study.rebuild import build_model
@@ -83,6 +85,7 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
         _one_dataset(study, entry, dataset, where, result)
     shapes = [(*facts["image_shape"], len(facts["class_names"])) for facts in result.datasets.values()]
     for model in study.models:
+        _check_model(model, code, shapes)
         result.models.append(_model(model, study, where, code, shapes))
     for method in study.methods:
         result.methods.append(_method(method, where, code, shapes))
@@ -180,10 +183,7 @@ def _by_class(twin: str, ranked: tuple[int, ...], order: list[int], rotated: boo
         ranked = full_twin(ranked) if twin == "full" else matched_twin(ranked)
     if rotated and kind not in ("natural", "explicit"):
         order = [order[i] for i in class_order(len(order), len(order) // 2)]
-    counts = [0] * len(ranked)
-    for rank, index in enumerate(order):
-        counts[index] = int(ranked[rank])
-    return counts
+    return list(counts_by_class(ranked, order))
 
 
 def _check_available(counts: list[int], available: list[int], names: tuple[str, ...], label: str, twin: str) -> None:
@@ -221,7 +221,7 @@ def _model(
     return {
         "label": entry.label,
         "model": _model_plain(entry.model, code),
-        "weights": sha256_file(_existing(entry.weights)) if entry.weights else None,
+        "weights": sha256_file(Path(entry.weights)) if entry.weights else None,
         "weights_path": entry.weights,
         "recipe": _recipe(entry.recipe or study.recipe, where),
         "loss": (entry.loss or study.loss).plain(),
@@ -230,10 +230,20 @@ def _model(
     }
 
 
-def _existing(path: str) -> Path:
-    if not Path(path).is_file():
-        raise BadInput(f"weights: there is no file {path}")
-    return Path(path)
+def _check_model(entry: ModelEntry, code: ModelCode | None, shapes: list[tuple[int, ...]]) -> None:
+    """Find out before any compute whether a model of the user's keeps the contract, and whether its weights fit it."""
+    if entry.weights is None and not isinstance(entry.model, UserModel):
+        return
+    state = None if entry.weights is None else load_weights(entry.weights)
+    for channels, height, width, classes in shapes:
+        shape = (channels, height, width)
+        model = build_model(_model_plain(entry.model, code), code, classes, shape, 0)
+        if state is not None:
+            load_into(model, state, str(entry.weights))
+        try:
+            probe(model, classes, shape)
+        except BadInput as error:
+            raise BadInput(f"model {entry.label!r}: {error}") from error
 
 
 def _method(entry: MethodEntry, where: Where, code: ModelCode | None, shapes: list[tuple[int, ...]]) -> dict[str, Any]:

@@ -26,14 +26,15 @@ from tailkeep.compression.base import Change, Context, Method
 from tailkeep.data.batches import Augment, TrainingBatches, calibration_batches, normalize
 from tailkeep.data.dataset import Dataset, Split
 from tailkeep.data.subset import choose_subset, hold_out
-from tailkeep.errors import BadInput, StepFailed
+from tailkeep.errors import BadInput, StepFailed, TailkeepError
 from tailkeep.evaluation.predict import predict
 from tailkeep.export.cost import cost
-from tailkeep.files import write_json
+from tailkeep.files import sha256_file, write_json
 from tailkeep.models.checkpoint import load_into, load_weights
 from tailkeep.models.probe import probe
 from tailkeep.models.user import ModelCode, load_factory
 from tailkeep.randomness import stream_seed
+from tailkeep.spec import content_key
 from tailkeep.study.catalog import AnyLoss, AnyMethod, AnySampler, AnySource
 from tailkeep.study.plan import Step
 from tailkeep.study.rebuild import build_model, rebuild
@@ -89,20 +90,45 @@ def run_step(step: Step, runtime: Runtime) -> str:
     try:
         found = {"train": _train, "transform": _transform, "import": _import, "predict": _predict}[step.kind](work)
         record |= {"status": "done", **found}
-    except StepFailed as error:
+    except Exception as error:
+        failure = own_failure(error, runtime.model_code)
+        if failure is None:
+            raise
         for path in work.folder.iterdir():
             path.unlink()
-        record |= {"status": "failed", "reason": error.reason, "detail": error.detail}
+        record |= {"status": "failed", "reason": failure.reason, "detail": failure.detail}
     record["facts"] = work.facts
     record["seconds"] = round(time.time() - started, 3)
     store.publish(step.kind, step.key, record)
     return str(record["status"])
 
 
+def own_failure(error: Exception, model_code: str | None) -> StepFailed | None:
+    """Return what an error says of its step alone: memory that ran out, the user's model code; None for all others."""
+    if isinstance(error, StepFailed):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return StepFailed("out_of_memory", text)
+    code = None if isinstance(error, TailkeepError) or model_code is None else _code(model_code)
+    if code is not None and code.raised(error):
+        return StepFailed("model_code", f"{code.name}: {text}")
+    return None
+
+
+@cache
+def source_hash() -> str:
+    """Return the SHA-256 of tailkeep's own sources: the code version of a result, finer than a release's number."""
+    root = Path(tailkeep.__file__).parent
+    files = {path.relative_to(root).as_posix(): sha256_file(path) for path in root.rglob("*.py")}
+    return content_key(files)
+
+
 def environment(runtime: Runtime) -> dict[str, Any]:
     """What can change the bits of a result and is not in a key."""
     facts = {
         "tailkeep": tailkeep.__version__,
+        "source": source_hash()[:16],
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
