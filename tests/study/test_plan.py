@@ -117,11 +117,11 @@ def test_literal_keys(small: dict[str, Any], opened: Callable[..., Study]) -> No
 LITERAL: dict[str, str] = {
     "dense": "2152a9e15e6b8150",
     "pruned": "614e511a9723b45a",
-    "A8": "2ce04073867df5ae",
-    "pruned A4": "e57e1c39c2875bb9",
+    "A8": "dfbf1528e9531cf3",
+    "pruned A4": "7d4d0e4ef6bcca76",
     "student alone (distilled)": "ae7321ce7dba27a8",
     "distilled": "57a9accab9da5b5a",
-    "distilled A8": "53edd2dccbafc911",
+    "distilled A8": "bb5e9f36ee6b51ab",
     "dense continued (pruned recipe)": "40604d428bce1646",
     "dense continued (A8 recipe)": "6865803d4f8567ef",
 }

@@ -29,7 +29,9 @@ COLOURS = {"not robust": "red", "robust": "green", "more robust": "green", "cann
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
+    console.soft_wrap = not console.is_terminal  # a log or a pipe gets one line a message, whatever its width
+    return console
 
 
 class Display:
@@ -89,33 +91,39 @@ class Display:
         elif step.kind in TRAININGS:
             self.done += 1
             if not self.live:
-                self._say(f"[{self.done}/{self.trainings}] {escape(step.label)} ({self._left()})")
+                self._say(f"[{self.done}/{self.trainings}] {escape(step.label)} ({self._left(self._now())})")
         self.wait()
 
     def _say(self, text: str) -> None:
         if not self.quiet:
             self.console.print(text)
 
-    def _left(self) -> str:
-        """Time left, from the share of the estimated work that is done."""
+    def _left(self, now: float) -> str:
+        """Time left, where ``now`` of the estimated work is done."""
         passed = time.monotonic() - self.started
-        if self.finished <= 0 or passed < 2:
+        if now <= 0 or passed < 2:
             return "estimating"
-        return f"{duration(passed * max(self.work - self.finished, 0) / self.finished)} left"
+        return f"{duration(passed * max(self.work - now, 0) / now)} left"
 
-    def wait(self) -> None:
-        """Refresh, from the small files that running steps write."""
-        if not self.live:
-            return
+    def _now(self) -> float:
+        """The estimated work that is done, running steps by what they last said of themselves in their small files."""
         now = self.finished
         for key, step in self.running.items():
             facts = self.study.store.progress(step.kind, key)
             if facts:
                 share = facts["step"] / facts["steps"]
                 now += self.study.seconds(step) * share
-                note = f"loss {facts['loss']:.3f}, {facts['images_per_second']:,} images/s"
-                self.progress.update(self.tasks[key], completed=share, note=note)
-        self.progress.update(self.total, completed=now, note=f"{self.done}/{self.trainings} trainings, {self._left()}")
+                if self.live:
+                    note = f"loss {facts['loss']:.3f}, {facts['images_per_second']:,} images/s"
+                    self.progress.update(self.tasks[key], completed=share, note=note)
+        return now
+
+    def wait(self) -> None:
+        """Refresh the bars."""
+        if self.live:
+            now = self._now()
+            note = f"{self.done}/{self.trainings} trainings, {self._left(now)}"
+            self.progress.update(self.total, completed=now, note=note)
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,7 @@ def print_verdict(study: Study, results: Results, outcome: Outcome | None, as_js
         interval = f"{v.low:+.2f} to {v.high:+.2f}" if known else "–"
         p = "–" if v.p_adjusted is None or v.p_adjusted != v.p_adjusted else f"{v.p_adjusted:.3f}"
         table.add_row(escape(v.model), escape(v.method), f"[{colour}]{v.label}[/]", gap, interval, p, str(v.seeds))
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for v in analysis.verdicts:
         console.print(f"- {escape(v.sentence)}")
     for note in analysis.notes:
@@ -191,7 +199,7 @@ def print_verdict(study: Study, results: Results, outcome: Outcome | None, as_js
         console.print(f"[red]{len(analysis.failures)} cells failed; the report lists them with their reasons[/]")
     done = "" if outcome is None else f"{len(outcome.done)} steps done now; "
     console.print(f"{done}result hash {analysis.provenance['result_hash'][:16]}")
-    console.print(f"report: {results.report.resolve()}", soft_wrap=True)
+    console.print(f"report: {results.report.resolve()}", soft_wrap=True)  # a path that wraps cannot be clicked
 
 
 def print_plan(study: Study, as_json: bool) -> None:
@@ -231,7 +239,7 @@ def print_status(root: Path, as_json: bool) -> None:
     for fact in facts:
         row = (fact["study"], f"{fact['done']}/{fact['goals']}", str(fact["failed"]), str(fact["missing"]))
         table.add_row(*map(escape, row))
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for item in running:
         console.print(
             f"running or left unfinished: {item['kind']} {item['key'][:12]}, step {item['step']} of {item['steps']}"

@@ -82,14 +82,22 @@ class Engine:
         executor = self._executor()
         try:
             while sorter.is_active():
-                ready = sorted(ready + [steps[k] for k in sorter.get_ready()], key=lambda step: order[step.key])
-                while ready and len(running) < self.workers:
+                ready += [steps[k] for k in sorter.get_ready()]
+                ready.sort(key=lambda step: (step.key not in self.attempts, order[step.key]))
+                while ready and self._may_start(ready[0], list(running.values())):
                     step = ready.pop(0)
                     if self._settled(step):
                         sorter.done(step.key)
                         continue
+                    try:
+                        running[executor.submit(self.work, step, self.runtime)] = step
+                    except BrokenProcessPool:  # a worker died since the last look, perhaps an idle one
+                        ready.insert(0, step)
+                        if not running:
+                            executor.shutdown(wait=False)
+                            executor = self._executor()
+                        break
                     self.on_event(Event("start", step))
-                    running[executor.submit(self.work, step, self.runtime)] = step
                 finished, _ = cf.wait(running, timeout=0.25, return_when=cf.FIRST_COMPLETED)
                 self.on_wait()
                 if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
@@ -118,6 +126,13 @@ class Engine:
         return cf.ProcessPoolExecutor(
             self.workers, multiprocessing.get_context("spawn"), _limit_threads, (self.runtime,)
         )
+
+    def _may_start(self, step: Step, running: list[Step]) -> bool:
+        """Whether a worker is free for a step. A worker's death ends all the running steps, and nobody can tell whose
+        it was: from then on each of them runs alone, so that none is reported for what its neighbour does.
+        """
+        suspects = [one for one in (step, *running) if one.key in self.attempts]
+        return not running if suspects else len(running) < self.workers
 
     def _settled(self, step: Step) -> bool:
         """Whether a step needs no work: stored as failed before, or a parent failed."""

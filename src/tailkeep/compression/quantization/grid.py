@@ -19,11 +19,12 @@ class RoundClamp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """``scale``, ``low`` and ``high`` are scalars (0-d tensors) on the device of ``x``."""
-        inverse = scale.reciprocal().to(x.dtype)
-        grid = torch.round(x * inverse)
-        clamped = torch.minimum(torch.maximum(grid, low.to(x.dtype)), high.to(x.dtype))
+        inverse = scale.reciprocal()
+        # In the scale's float32: a bf16 product would round twice and land beside the integer that a prediction sees.
+        grid = torch.round(x.to(scale.dtype) * inverse)
+        clamped = torch.minimum(torch.maximum(grid, low), high)
         ctx.save_for_backward(grid == clamped, inverse)
-        return clamped
+        return clamped.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
@@ -42,11 +43,12 @@ class PactRound(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, levels: int) -> Tensor:
         """``alpha`` is a 0-d tensor, the learned clip; ``levels`` is 2**bits - 1."""
-        inverse = (levels / alpha).to(x.dtype)
-        above = x >= alpha.to(x.dtype)
-        grid = torch.round(x * inverse).clamp_(0, levels)
+        inverse = levels / alpha
+        wide = x.to(alpha.dtype)  # float32, for the same reason as above
+        above = wide >= alpha
+        grid = torch.round(wide * inverse).clamp_(0, levels)
         ctx.save_for_backward((x > 0) & ~above, above, inverse)
-        return grid
+        return grid.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:

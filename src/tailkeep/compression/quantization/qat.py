@@ -41,11 +41,18 @@ class QuantizationAwareTraining(Method):
     freeze_observers: float = Field(default=0.5, ge=0, le=1)
     freeze_norms: float = Field(default=0.67, ge=0, le=1)
 
+    @property
+    def version(self) -> int:
+        """2: the grid is found in float32 also in bf16 training, and PACT's clip is the last step's."""
+        return 2
+
     @model_validator(mode="after")
     def _bits(self) -> QuantizationAwareTraining:
         for name in ("weight_bits", "activation_bits"):
             if 8 < getattr(self, name) < 32:
                 raise ValueError(f"{name}: choose 2 to 8, or 32 for none")
+        if self.weights == "dorefa" and self.weight_bits == 8:
+            raise ValueError("weight_bits: weights 'dorefa' take 2 to 7; their 8-bit grid, odd -255 to 255, is no int8")
         return self
 
     def prepare(self, model: nn.Module, context: Context) -> nn.Module:
@@ -109,6 +116,9 @@ class QuantizationAwareTraining(Method):
         if not trained:
             return model, None
         model.eval()
+        for layer in trained.values():
+            if layer.activation is not None:
+                layer.activation.settle()  # the last step moved PACT's clip, and no forward pass has followed it
         simulated = copy.deepcopy(model)
         layers: dict[str, Any] = {}
         norms = following_norms(_plain(model, trained))
@@ -157,11 +167,16 @@ def calibrate(model: nn.Module, batches: list[Tensor]) -> None:
 
 
 def _plain(model: nn.Module, trained: dict[str, QuantizedLayer]) -> nn.Module:
-    """A copy with ordinary layers in place of quantized ones, which torch.fx can trace as leaves."""
+    """A copy with ordinary layers in place of quantized ones, which torch.fx can trace as leaves.
+
+    On the meta device they draw no weights, and so leave the global generator alone.
+    """
     twin = copy.deepcopy(model)
     for name, layer in trained.items():
         out, inner = layer.weight.shape[0], layer.weight.shape[1]
-        plain: nn.Module = nn.Linear(inner, out) if layer.how["op"] == "linear" else nn.Conv2d(inner, out, 1)
+        plain: nn.Module = nn.Conv2d(inner, out, 1, device="meta")
+        if layer.how["op"] == "linear":
+            plain = nn.Linear(inner, out, device="meta")
         replace_module(twin, name, plain)
     return twin
 

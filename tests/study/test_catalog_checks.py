@@ -1,0 +1,398 @@
+"""The checks that every kind of the catalog passes. They walk its tuples, so that a newcomer is tested unasked.
+
+A newcomer that has a required setting adds an example of it to ``REQUIRED``; a sampler says in ``PROMISES`` how many
+images of each class it draws, a method in ``IDENTITY`` with what settings it leaves its parent as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tailkeep.compression.base import Context
+from tailkeep.data.batches import Augment, TrainingBatches, calibration_batches, normalize
+from tailkeep.data.dataset import Dataset, Split, split_digest
+from tailkeep.data.digits import Digits
+from tailkeep.data.profiles import full_twin, matched_twin
+from tailkeep.errors import BadInput
+from tailkeep.evaluation.predict import predict
+from tailkeep.models.probe import probe
+from tailkeep.models.user import ModelCode
+from tailkeep.spec import content_key
+from tailkeep.study import catalog
+from tailkeep.study.rebuild import build_model, rebuild
+from tailkeep.training.loop import Training, fit
+from tailkeep.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+SHAPE = (1, 8, 8)
+COUNTS = (60, 46, 36, 28, 21, 17, 13, 10, 8, 6)
+REQUIRED: dict[str, Any] = {"ratio": 10.0, "counts": list(COUNTS), "path": "images.npz"}
+UNIONS = {
+    catalog.AnySource: catalog.SOURCES,
+    catalog.AnyProfile: catalog.PROFILES,
+    catalog.AnyModel: catalog.MODELS,
+    catalog.AnyLoss: catalog.LOSSES,
+    catalog.AnySampler: catalog.SAMPLERS,
+    catalog.AnyMethod: catalog.METHODS,
+}
+EVERY = [pytest.param(union, cls, id=cls.__name__) for union, kinds in UNIONS.items() for cls in kinds]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """So small networks gain nothing from two, and wait for them where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def each(kinds: tuple[type, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("cls", kinds, ids=lambda cls: cls.__name__)
+
+
+def example(cls: Any, **settings: Any) -> Any:
+    """A value of a kind: its defaults, and an example of what has none."""
+    needed = {field.alias or name for name, field in cls.model_fields.items() if field.is_required()}
+    unknown = needed - REQUIRED.keys() - settings.keys()
+    assert not unknown, f"{cls.__name__} needs {unknown}; add an example to REQUIRED"
+    return cls(**{name: REQUIRED[name] for name in needed}, **settings)
+
+
+def kind_of(cls: Any) -> str:
+    return str(cls.model_fields["kind"].default)
+
+
+# --- specs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("union", "cls"), EVERY)
+def test_a_kind_is_a_frozen_documented_value_with_one_key(union: Any, cls: Any) -> None:
+    spec = example(cls)
+    assert len(vars(cls).get("__doc__") or "") > 20, "a docstring of its own"
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.kind = "other"
+    with pytest.raises(ValidationError, match=r"(?i)extra"):
+        example(cls, surely_no_setting=1)
+    plain = spec.plain()
+    assert set(plain) == {field.alias or name for name, field in cls.model_fields.items()}, "defaults are written out"
+    again = TypeAdapter(union).validate_python(json.loads(json.dumps(plain)))
+    assert type(again) is cls, "the union finds it by its kind"
+    assert again == spec
+    assert content_key(again.plain()) == content_key(plain)
+
+
+def test_every_kind_has_a_name_of_its_own() -> None:
+    kinds = [kind_of(cls) for members in UNIONS.values() for cls in members]
+    assert len(set(kinds)) == len(kinds)
+    assert all(kind.isidentifier() and kind == kind.lower() for kind in kinds)
+
+
+# --- sources and profiles --------------------------------------------------------------------------------------------
+
+
+def loaded(spec: Any, root: Path) -> Dataset | str:
+    """The source's dataset, or why there is none."""
+    try:
+        dataset: Dataset = spec.load(root, root / "cache")
+    except BadInput as error:
+        return str(error)
+    return dataset
+
+
+@each(catalog.SOURCES)
+def test_a_source_loads_or_says_what_is_missing(cls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TAILKEEP_DATA_ROOT", raising=False)
+    draw = np.random.default_rng(0).integers
+    arrays = {f"x_{name}": draw(0, 256, (20, 8, 8), dtype=np.uint8) for name in ("train", "test")}
+    np.savez(tmp_path / "images.npz", **arrays, y_train=np.arange(20) % 4, y_test=np.arange(20) % 4)
+    spec = example(cls)
+    assert spec.label
+    dataset = loaded(spec, tmp_path)
+    if isinstance(dataset, str):
+        assert kind_of(cls) not in ("digits", "arrays"), dataset
+        assert str(tmp_path) in dataset, "the words name the place"
+        return
+    for split in (dataset.train, dataset.test):
+        assert split.images.dtype == np.uint8
+        assert split.images.shape == (len(split), *dataset.image_shape)
+        assert split.labels.dtype == np.int64
+        assert set(split.labels.tolist()) == set(range(len(dataset.class_names)))
+        assert len(set(split.ids.tolist())) == len(split)
+        assert split.digest == split_digest(split.images, split.labels, dataset.class_names)
+    again = spec.load(tmp_path, tmp_path / "cache")
+    assert (again.train.digest, again.test.digest) == (dataset.train.digest, dataset.test.digest)
+
+
+@each(catalog.PROFILES)
+@pytest.mark.parametrize("available", [(130,) * 10, tuple(range(130, 60, -7))])
+def test_a_profile_keeps_the_rank_order_within_what_there_is(cls: Any, available: tuple[int, ...]) -> None:
+    profile = example(cls)
+    counts = profile.counts(available)
+    assert len(counts) == len(available)
+    assert all(1 <= count <= have for count, have in zip(counts, available, strict=True))
+    assert list(counts) == sorted(counts, reverse=True)
+    assert profile.counts(available) == counts
+    assert profile.label
+    full, matched = full_twin(counts), matched_twin(counts)
+    assert set(full) == {max(counts)}
+    assert len(set(matched)) == 1
+    assert len(full) == len(matched) == len(counts)
+    assert 0 <= sum(counts) - sum(matched) < len(counts)
+
+
+@each(catalog.PROFILES)
+def test_a_profile_refuses_an_empty_class(cls: Any) -> None:
+    with pytest.raises(BadInput, match="class 9"):
+        example(cls).counts((130,) * 9 + (0,))
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def user_factory(num_classes: int, in_channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+
+CODE = ModelCode(user_factory, "f" * 64, "tests:user_factory")
+
+
+@each(catalog.MODELS)
+@pytest.mark.parametrize(("shape", "classes"), [((1, 8, 8), 10), ((3, 32, 32), 7)])
+def test_a_model_keeps_the_contract(cls: Any, shape: tuple[int, int, int], classes: int) -> None:
+    spec = example(cls)
+    plain = {**spec.plain(), "source_hash": CODE.source_hash}
+    generator = torch.get_rng_state()
+    model, same, other = (build_model(plain, CODE, classes, shape, seed) for seed in (3, 3, 4))
+    assert torch.equal(generator, torch.get_rng_state()), "the global generator is left alone"
+    probe(model, classes, shape)
+    assert state(model) == state(same), "probe put it back, and equal seeds give equal weights"
+    assert state(model) != state(other)
+    assert model.eval()(torch.zeros(5, *shape)).shape == (5, classes)
+    assert spec.label
+
+
+def state(model: nn.Module) -> dict[str, bytes]:
+    return {name: value.detach().contiguous().numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+@each(catalog.LOSSES)
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_a_loss_is_a_finite_differentiable_mean_over_the_batch(cls: Any, progress: float) -> None:
+    spec = example(cls)
+    assert spec.head in ("linear", "normalized")
+    loss = spec.build(COUNTS, CPU)
+    logits = torch.randn(12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits = logits.clamp(-1, 1) if spec.head == "normalized" else logits
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 0])
+    state_before = torch.get_rng_state()
+    value = loss(logits, labels, progress)
+    assert torch.equal(state_before, torch.get_rng_state())
+    assert value.shape == ()
+    assert bool(torch.isfinite(value))
+    assert value > 0
+
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    assert loss(logits[order], labels[order], progress).item() == pytest.approx(value.item(), rel=1e-12)
+    twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels]), progress)
+    assert twice.item() == pytest.approx(value.item(), rel=1e-12), "a mean, not a sum"
+
+    given = logits.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels, progress), (given,))
+    loss(given, labels, progress).backward()
+    assert bool((given.grad != 0).any(1).all()), "every image counts"
+    good = F.one_hot(labels, 10).double() * (1.0 if spec.head == "normalized" else 20.0)
+    assert loss(good, labels, progress) < loss(good, labels.roll(1), progress), "it prefers the right answer"
+
+    single = loss(logits.float(), labels, progress)
+    assert single.dtype == torch.float32
+    assert single.item() == pytest.approx(value.item(), rel=1e-5)
+    if spec.head == "linear":
+        assert bool(torch.isfinite(loss(logits.float() * 1e4, labels, progress)))
+
+
+# --- samplers --------------------------------------------------------------------------------------------------------
+
+PROMISES: dict[str, Callable[[tuple[int, ...]], list[float]]] = {
+    "uniform": lambda counts: [float(count) for count in counts],
+    "class_balanced": lambda counts: [sum(counts) / len(counts)] * len(counts),
+}
+"""Draws of every class in an epoch; what is drawn lies less than one image from it."""
+
+
+@each(catalog.SAMPLERS)
+def test_a_sampler_draws_what_it_promises(cls: Any) -> None:
+    labels = torch.repeat_interleave(torch.arange(10), torch.tensor(COUNTS))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    images, n = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), len(labels)
+
+    def order(seed: int, epoch: int) -> Tensor:
+        """What the training loop sees of the sampler."""
+        draw = example(cls).draw
+        nothing = Augment(crop_padding=0, flip=False)
+        batches = TrainingBatches(images, labels, 32, nothing, seed, CPU, sampler_draw=lambda e: draw(labels, seed, e))
+        return batches.order(epoch)
+
+    assert kind_of(cls) in PROMISES, "say how many images of each class this sampler draws"
+    promised = torch.tensor(PROMISES[kind_of(cls)](COUNTS))
+    before = torch.get_rng_state()
+    for epoch in range(4):
+        drawn = order(5, epoch)
+        assert drawn.dtype == torch.int64
+        assert drawn.shape == (n,)
+        assert 0 <= int(drawn.min()) <= int(drawn.max()) < n
+        assert bool(((torch.bincount(labels[drawn], minlength=10) - promised).abs() < 1).all())
+    assert torch.equal(order(5, 1), order(5, 1))
+    assert not torch.equal(order(5, 1), order(5, 2))
+    assert not torch.equal(order(5, 1), order(6, 1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+IDENTITY: dict[str, dict[str, Any] | None] = {
+    "filter_pruning": {"ratio": 0},
+    "qat": {"weight_bits": 32, "activation_bits": 32},
+    "distillation": {},  # with no training, a copy of the parent
+    "continue": {},
+}
+"""Settings with which a method without training gives its parent's logits; None where it has none."""
+STUDENT = {"kind": "digits_net", "width": 0.5}
+PARENT = {"kind": "digits_net", "width": 1.0}
+
+
+@cache
+def digits() -> Split:
+    return Digits().load().train
+
+
+@dataclass
+class Finished:
+    """What a run of a method left behind."""
+
+    parent: nn.Module
+    model: nn.Module
+    architecture: dict[str, Any]
+    weights: Path
+    facts: dict[str, Any]
+
+
+def new_parent(seed: int = 0) -> nn.Module:
+    """A network whose norms have statistics of their own."""
+    model = build_model(PARENT, None, 10, SHAPE, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+def run(method: Any, folder: Path, seed: int = 0, steps: int = 4, student: bool = False) -> Finished:
+    """A method from its parent to its files, as a step of a study takes it there."""
+    folder.mkdir(exist_ok=True)
+    images, labels = digits().images[:300], digits().labels[:300]
+    parent = new_parent()
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def calibration(count: int) -> list[Tensor]:
+        batches = list(calibration_batches(images, labels, 64 * count, 64, seed, CPU))
+        seen.extend((batch, batch.clone()) for batch in batches)
+        return batches
+
+    context = Context(COUNTS, SHAPE, seed, CPU, calibration)
+    if student:
+        context.build_student = lambda: build_model(STUDENT, None, 10, SHAPE, seed)
+    states = [torch.get_rng_state()]
+    model = method.prepare(parent, context)
+    batches = TrainingBatches(images, labels, 32, Augment(crop_padding=1, flip=False), seed, CPU)
+    loss = method.loss(lambda logits, y, progress: F.cross_entropy(logits, y), context)
+    groups = method.param_groups(model)
+    method.on_step(model, 0.0, context)
+    states.append(torch.get_rng_state())
+    recipe = Recipe(steps=steps, batch_size=32, lr=0.02, precision="float32")
+    hooks = {"on_step": lambda m, p: method.on_step(m, p, context), "param_groups": groups, "seed": seed}
+    fit(model, Training(batches=batches, loss=loss, recipe=recipe, precision="float32", **hooks))
+    states.append(torch.get_rng_state())
+    model, change = method.finish(model.eval(), context)
+    states += [torch.get_rng_state()]
+    assert torch.equal(states[0], states[1]), "prepare, loss, param_groups or on_step drew from the global generator"
+    assert torch.equal(states[2], states[3]), "finish drew from the global generator"
+    assert all(torch.equal(batch, kept) for batch, kept in seen), "the calibration images were written to"
+    changes = [change] if change else []
+    architecture = {
+        "model": STUDENT if student else PARENT,
+        "num_classes": 10,
+        "image_shape": list(SHAPE),
+        "changes": changes,
+    }
+    weights = folder / "model.safetensors"
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
+    return Finished(parent, model, architecture, weights, context.facts)
+
+
+def logits(model: nn.Module) -> NDArray[np.float32]:
+    # a stored model is channels last; another memory format sums in another order
+    return predict(model.to(memory_format=torch.channels_last), digits().images[:200], 64, CPU, normalize)
+
+
+def with_and_without_student() -> list[Any]:
+    """Every method; one with a teacher also with a fresh student."""
+    pairs = [(cls, student) for cls in catalog.METHODS for student in (False, example(cls).needs_teacher)]
+    return [pytest.param(*pair, id=f"{pair[0].__name__}{'-student' * pair[1]}") for pair in dict.fromkeys(pairs)]
+
+
+@pytest.mark.parametrize(("cls", "student"), with_and_without_student())
+def test_a_method_comes_back_from_its_files_bit_for_bit(cls: Any, student: bool, tmp_path: Path) -> None:
+    done = run(example(cls), tmp_path, student=student)
+    architecture = json.loads(json.dumps(done.architecture))
+    assert architecture == done.architecture, "changes are plain values"
+    assert json.loads(json.dumps(done.facts)) == done.facts, "facts are plain values"
+    assert all(change["kind"] == kind_of(cls) for change in architecture["changes"])
+    expected = logits(copy.deepcopy(done.model))
+    assert np.isfinite(expected).all()
+    assert logits(rebuild(architecture, done.weights, None)).tobytes() == expected.tobytes()
+    assert expected.tobytes() != logits(new_parent()).tobytes(), "it was trained"
+    if example(cls).needs_teacher:
+        assert state(done.parent) == state(new_parent()), "a parent that teaches stays as it is"
+        assert not {id(p) for p in done.parent.parameters()} & {id(p) for p in done.model.parameters()}
+
+
+@pytest.mark.parametrize(("cls", "student"), with_and_without_student())
+def test_a_method_is_a_function_of_its_seed(cls: Any, student: bool, tmp_path: Path) -> None:
+    method, found = example(cls), []
+    for number, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(100 + number)  # the state of the global generator must not matter
+        found.append(run(method, tmp_path / str(number), seed, student=student).weights.read_bytes())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+@each(catalog.METHODS)
+def test_a_methods_identity_setting_gives_the_parents_logits(cls: Any, tmp_path: Path) -> None:
+    assert kind_of(cls) in IDENTITY, "say with what settings this method leaves its parent as it is, or None"
+    settings = IDENTITY[kind_of(cls)]
+    if settings is None:
+        pytest.skip("no setting of it is the identity")
+    done = run(example(cls, **settings), tmp_path, steps=0)
+    rebuilt = rebuild(done.architecture, done.weights, None)
+    assert logits(rebuilt).tobytes() == logits(new_parent()).tobytes()
+    assert state(rebuilt) == state(new_parent())

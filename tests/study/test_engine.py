@@ -1,0 +1,290 @@
+"""The engine: what fails, dies or is interrupted costs only itself; and what a plan is said to cost."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from tailkeep.study.engine import RETRIES, Engine, Event, Outcome, needed
+from tailkeep.study.estimate import duration, estimate, step_seconds
+from tailkeep.study.plan import Cell, Plan, Step
+from tailkeep.study.results import result_hash
+from tailkeep.study.runner import Study
+from tailkeep.study.store import Store
+
+
+def act(step: Step, runtime: Any) -> str:
+    """A step's work without any training: what it does stands in its spec. Runs in this or in a worker process."""
+    what = step.spec["what"]
+    with open(runtime.diary, "a", encoding="utf-8") as diary:
+        diary.write(f"{step.key} {os.getpid()}\n")
+    if what == "die":
+        wait_until(lambda: set(diary_of(runtime)) - {step.key})  # a neighbour is at work
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "linger":
+        wait_until(lambda: diary_of(runtime).count("killer") > RETRIES)
+        time.sleep(1)  # longer than it takes to die with the killer
+    if what == "sleep":
+        time.sleep(600)
+    if what == "crash":
+        raise RuntimeError("a fault of tailkeep")
+    status = "failed" if what == "fail" and not Path(runtime.mended).exists() else "done"
+    store = Store(Path(runtime.store))
+    store.partial(step.kind, step.key)
+    record = {"status": status, "seconds": 1.0}
+    store.publish(step.kind, step.key, record if status == "done" else {**record, "reason": "nan", "detail": "of rate"})
+    return status
+
+
+def wait_until(happened: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def diary_of(runtime: Any) -> list[str]:
+    """Keys of the steps in the order in which they were worked at."""
+    path = Path(runtime.diary)
+    return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def plan_of(**steps: tuple[str, list[str]]) -> Plan:
+    """A plan of steps by name, each (what it does, its parents); those that nobody reads are goals."""
+    plan = Plan("toy")
+    for name, (what, parents) in steps.items():
+        leaf = all(name not in above for _, above in steps.values())
+        spec = {"what": what, "parents": {f"p{i}": parent for i, parent in enumerate(parents)}}
+        plan.steps[name] = Step(name, "predict" if leaf else "train", spec, name)
+        if leaf:
+            plan.cells.append(Cell({"role": "technique"}, name, name, (1, 1)))
+    return plan
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Any:
+    names = {name: str(tmp_path / name) for name in ("store", "diary", "mended")}
+    return SimpleNamespace(threads=1, **names)
+
+
+@pytest.fixture
+def engine(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
+    """An engine over toy work. A spawned worker imports this file by its name, from the path that it is given."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    work = importlib.import_module("test_engine").act
+
+    def make(plan: Plan, workers: int = 1, **settings: Any) -> Engine:
+        return Engine(plan, Store(Path(runtime.store)), work, runtime, workers, **settings)
+
+    return make
+
+
+def statuses(plan: Plan, runtime: Any) -> dict[str, str]:
+    return {key: Store(Path(runtime.store)).status(step.kind, key) for key, step in plan.steps.items()}
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_step_fails_its_descendants_alone(engine: Any, runtime: Any) -> None:
+    events: list[Event] = []
+    plan = plan_of(
+        a=("do", []), bad=("fail", ["a"]), c=("do", ["bad"]), leaf1=("do", ["c"]), leaf2=("do", ["a"]),
+        other=("do", []), leaf3=("do", ["other"]), both=("do", ["other", "bad"]),
+    )  # fmt: skip
+    outcome = engine(plan, on_event=events.append).run()
+    assert sorted(outcome.done) == ["a", "leaf2", "leaf3", "other"]
+    assert set(outcome.failed) == {"bad", "c", "leaf1", "both"}
+    assert outcome.failed.pop("bad") == "nan: of rate"
+    for reason in outcome.failed.values():
+        assert reason.startswith("parent failed: ")
+        assert reason.endswith("nan: of rate"), "the cause is handed down"
+    assert sorted(diary_of(runtime)) == ["a", "bad", "leaf2", "leaf3", "other"], "descendants are not tried"
+    assert Counter(event.what for event in events) == {"start": 5, "done": 4, "failed": 1, "skipped": 3}
+    assert statuses(plan, runtime)["c"] == "missing", "a step that was not tried is not stored as failed"
+
+
+def test_parents_come_before_children_and_in_the_plans_order(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("do", []), b=("do", []), c=("do", ["b"]), d=("do", ["a", "c"]), e=("do", ["a"]))
+    assert engine(plan).run().done == diary_of(runtime)
+    place = diary_of(runtime).index
+    assert place("a") < place("b") < place("c") < place("d")
+    assert place("a") < place("e")
+
+
+def test_finished_steps_are_never_redone(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("do", []), bad=("fail", []), leaf=("do", ["a"]), lost=("do", ["bad"]))
+    engine(plan).run()
+    first = diary_of(runtime)
+    stored = {path: path.stat().st_mtime_ns for path in Path(runtime.store).rglob("manifest.json")}
+    outcome = engine(plan).run()
+    assert outcome.done == []
+    assert outcome.failed == {"bad": "nan: of rate", "lost": "parent failed: nan: of rate"}
+    assert diary_of(runtime) == first, "nor is a failure tried again unless it is asked for"
+    assert {path: path.stat().st_mtime_ns for path in Path(runtime.store).rglob("manifest.json")} == stored
+
+
+def test_retry_failed_tries_failures_again_and_nothing_else(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("do", []), bad=("fail", []), leaf=("do", ["a"]), lost=("do", ["bad"]))
+    engine(plan).run()
+    again = engine(plan, retry_failed=True).run()
+    assert again.failed["bad"] == "nan: of rate"
+    assert diary_of(runtime).count("bad") == 2, "once a run"
+    Path(runtime.mended).touch()
+    assert engine(plan, retry_failed=True).run() == Outcome(done=["bad", "lost"])
+    assert diary_of(runtime).count("a") == diary_of(runtime).count("leaf") == 1
+    assert set(statuses(plan, runtime).values()) == {"done"}
+
+
+def test_a_stored_leaf_needs_no_missing_parent(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("do", []), b=("do", ["a"]), leaf1=("do", ["b"]), leaf2=("do", ["b"]), leaf3=("do", ["a"]))
+    store = Store(Path(runtime.store))
+    assert set(needed(plan, store)) == set(plan.steps)
+    for key in ("leaf1", "leaf2", "b"):
+        store.partial(plan.steps[key].kind, key)
+        store.publish(plan.steps[key].kind, key, {"status": "done"})
+    assert set(needed(plan, store)) == {"leaf3", "a"}
+    engine(plan).run()
+    assert diary_of(runtime) == ["a", "leaf3"]
+    assert needed(plan, store) == {}
+
+
+def test_an_unexpected_error_stops_the_run(engine: Any, runtime: Any) -> None:
+    with pytest.raises(RuntimeError, match="a fault of tailkeep"):
+        engine(plan_of(a=("crash", []), leaf=("do", ["a"]))).run()
+    assert diary_of(runtime) == ["a"]
+
+
+# --- worker processes ------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_is_retried_and_then_reported_and_the_rest_go_on(engine: Any, runtime: Any) -> None:
+    """``slow`` runs beside the killer and so dies with it; that is no reason to report it too."""
+    events: list[Event] = []
+    plan = plan_of(
+        killer=("die", []), slow=("linger", []), after=("do", ["killer"]), leaf=("do", ["slow"]), fine=("do", [])
+    )  # fmt: skip
+    outcome = engine(plan, workers=2, on_event=events.append).run()
+    assert set(outcome.failed) == {"killer", "after"}
+    assert outcome.failed["killer"].startswith("worker_died: 3 workers in turn died")
+    assert sorted(outcome.done) == ["fine", "leaf", "slow"]
+    assert diary_of(runtime).count("killer") == 1 + RETRIES
+    assert diary_of(runtime).count("fine") == 1
+    record = Store(Path(runtime.store)).step("train", "killer")
+    assert (record["status"], record["reason"]) == ("failed", "worker_died")
+    retried = Counter(event.step.key for event in events if event.what == "retry")
+    assert retried == {"killer": RETRIES, "slow": 1}
+    assert not list(Path(runtime.store).glob("*/*.partial"))
+
+
+def test_a_pool_that_broke_while_idle_is_replaced(engine: Any, runtime: Any) -> None:
+    """A worker may die between two steps (the machine is short of memory), and nobody waits for it then."""
+    plan = plan_of(a=("do", []), b=("do", ["a"]), leaf=("do", ["b"]))
+
+    def kill_the_idle(event: Event) -> None:
+        if (event.what, event.step.key) == ("done", "a"):
+            for child in multiprocessing.active_children():
+                child.kill()
+            wait_until(lambda: not multiprocessing.active_children())
+            time.sleep(0.3)  # the pool learns of it in a thread of its own
+
+    outcome = engine(plan, workers=2, on_event=kill_the_idle).run()
+    assert (outcome.done, outcome.failed) == (["a", "b", "leaf"], {})
+
+
+def test_an_interrupt_leaves_no_child_process(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("sleep", []), b=("sleep", []), leaf=("do", ["a", "b"]))
+    before = set(multiprocessing.active_children())
+    pids: set[int] = set()
+    deadline = time.monotonic() + 60
+
+    def interrupt() -> None:
+        lines = Path(runtime.diary).read_text(encoding="utf-8").splitlines() if diary_of(runtime) else []
+        if len(lines) == 2:
+            pids.update(int(line.split()[1]) for line in lines)
+            raise KeyboardInterrupt
+        assert time.monotonic() < deadline, "the workers did not start"
+
+    with pytest.raises(KeyboardInterrupt):
+        engine(plan, workers=2, on_wait=interrupt).run()
+    wait_until(lambda: not set(multiprocessing.active_children()) - before)
+    assert len(pids - {os.getpid()}) == 2, "two workers were at it"
+    assert not set(multiprocessing.active_children()) - before
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert set(statuses(plan, runtime).values()) == {"missing"}
+
+
+def tiny(small: dict[str, Any]) -> dict[str, Any]:
+    """One training, one pruning, and what predicts with them."""
+    small["recipe"]["epochs"], small["balanced"], small["controls"] = 1, "none", {"continued": False}
+    small["methods"] = small["methods"][:1]
+    return small
+
+
+def test_a_pool_of_processes_gives_the_result_of_one(
+    small: dict[str, Any], opened: Callable[..., Study], tmp_path: Path
+) -> None:
+    one, two = (opened(tiny(small), store=tmp_path / str(workers), workers=workers) for workers in (1, 2))
+    assert len(one.plan.steps) == 4
+    outcomes = [study.run() for study in (one, two)]
+    assert all(not outcome.failed and len(outcome.done) == 4 for outcome in outcomes)
+    assert result_hash(one.plan, one.store) == result_hash(two.plan, two.store)
+    assert one.run() == Outcome(), "nothing is left to do"
+
+
+# --- the estimate ----------------------------------------------------------------------------------------------------
+
+
+def test_an_estimate_follows_work_and_is_corrected_by_what_was_measured(
+    small: dict[str, Any], opened: Callable[..., Study]
+) -> None:
+    plan, store = opened(tiny(small)).plan, opened(small).store
+    dense = next(step for step in plan.steps.values() if step.kind == "train")
+    seconds = step_seconds(dense, plan)
+    longer = {**dense.spec, "recipe": {**dense.spec["recipe"], "epochs": 100}}
+    assert step_seconds(Step("k", "train", longer, "", dense.extra), plan) > 5 * seconds
+    larger = Step("k", "train", dense.spec, "", {"macs": 1e9})
+    assert step_seconds(larger, plan) > 5 * seconds
+    by_steps = {**dense.spec, "recipe": {**dense.spec["recipe"], "epochs": None, "steps": 0}}
+    assert 0 < step_seconds(Step("k", "train", by_steps, "", dense.extra), plan) < seconds
+
+    guess = estimate(plan, store, plan.steps)
+    assert not guess.measured
+    assert guess.seconds == pytest.approx(sum(step_seconds(step, plan) for step in plan.steps.values()))
+    todo = {key: step for key, step in plan.steps.items() if step is not dense}
+    store.partial("train", dense.key)
+    store.publish("train", dense.key, {"status": "done", "seconds": 7 * seconds})
+    corrected = estimate(plan, store, todo)
+    assert corrected.measured
+    assert corrected.seconds == pytest.approx(7 * sum(step_seconds(step, plan) for step in todo.values()))
+    assert corrected.bytes < guess.bytes
+
+
+def test_the_summary_counts_what_is_left(small: dict[str, Any], opened: Callable[..., Study]) -> None:
+    study = opened(tiny(small))
+    before = study.summary()
+    assert (before["trainings"], before["trainings_to_do"], before["steps_to_do"]) == (2, 2, 4)
+    assert (before["trainings_stored"], before["estimate_from_measurements"]) == (0, False)
+    study.run()
+    after = study.summary()
+    assert (after["trainings"], after["trainings_to_do"], after["steps_to_do"]) == (2, 0, 0)
+    assert (after["trainings_stored"], after["estimate_seconds"]) == (2, 0)
+    assert after["estimate_from_measurements"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(12.3, "about 13 seconds"), (89.5, "about 90 seconds"), (91, "about 2 minutes"), (3600 * 3, "about 3.0 hours")],
+)
+def test_duration_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
