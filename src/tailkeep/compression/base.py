@@ -91,8 +91,3 @@ class Method(Spec):
     def rebuild(self, model: nn.Module, values: dict[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
         """Make the finished shape again from the parent's shape and the change's ``values``, without its tensors."""
         return model
-
-    @property
-    def fresh_student(self) -> bool:
-        """Whether ``prepare`` starts from ``context.build_student()`` and so forgets the parent's shape."""
-        return False

@@ -83,7 +83,10 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             if missing:
                 raise BadInput(f"{path}: lacks {', '.join(missing)}; it holds {', '.join(file.files) or 'nothing'}")
             return {name: file[name] for name in (*_NEEDED, "class_names") if name in file.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+    except BadInput:
+        raise
+    # A damaged file can end in nearly any exception inside zipfile and numpy; none of them is our own fault.
+    except Exception as error:
         raise BadInput(f"{path}: not readable as an .npz of plain arrays ({error})") from error
 
 
@@ -112,11 +115,18 @@ def _labels(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> NDArray[
         )
     if len(labels) and labels.min() < 0:
         raise BadInput(f"{path}: y_{split}[{int(np.argmin(labels))}] is {labels.min()}, labels count from 0")
+    if len(labels) and labels.max() >= 1 << 31:
+        raise BadInput(f"{path}: y_{split}[{int(np.argmax(labels))}] is {labels.max()}, not the number of a class")
     return labels.astype(np.int64)
 
 
 def _class_names(path: Path, arrays: dict[str, NDArray[Any]], labels: NDArray[np.int64]) -> tuple[str, ...]:
     if "class_names" not in arrays:
+        if labels.max() >= len(labels):
+            raise BadInput(
+                f"{path}: y_train[{int(np.argmax(labels))}] is {labels.max()}, but {len(labels)} training images "
+                f"cannot fill {int(labels.max()) + 1} classes; labels count from 0 without gaps"
+            )
         return tuple(str(index) for index in range(int(labels.max()) + 1))
     names = tuple(str(name) for name in arrays["class_names"].ravel())
     if len(set(names)) != len(names):

@@ -237,5 +237,7 @@ def _batch(layout: _Layout, content: dict[Any, Any], where: str) -> tuple[NDArra
         raise BadInput(f"{where}: {layout.labels_key} is not a list of {len(data)} labels, one an image")
     for row, value in enumerate(labels):
         if type(value) is not int or not 0 <= value < layout.classes:
-            raise BadInput(f"{where}: label {row} is {value!r}, not a number from 0 to {layout.classes - 1}")
+            # Only a small number is shown: lists within lists, or a number of a million digits, cannot be.
+            shown = value if type(value) is int and value.bit_length() < 64 else f"of type {type(value).__name__}"
+            raise BadInput(f"{where}: label {row} is {shown}, not a number from 0 to {layout.classes - 1}")
     return data.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -48,7 +49,7 @@ def download(url: str, target: Path, md5: str, advice: str) -> Path:
         if found != md5:
             raise BadInput(f"{url}: the file that came has checksum {found}, the official one is {md5}; not kept")
         os.replace(partial, target)
-    except (OSError, urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (OSError, urllib.error.URLError, http.client.HTTPException, TimeoutError, ValueError) as error:
         raise BadInput(f"{url} cannot be fetched ({error}). {advice}") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -70,7 +70,7 @@ class Exponential(_Shaped):
 
     def shape(self, n_max: int, classes: int) -> tuple[int, ...]:
         """Return the counts by rank for a largest class of ``n_max`` images."""
-        return tuple(int(n_max * self.ratio ** (-c / (classes - 1))) for c in range(classes))
+        return tuple(_whole(n_max * self.ratio ** (-c / (classes - 1))) for c in range(classes))
 
 
 class Step(_Shaped):
@@ -112,7 +112,7 @@ class Linear(_Shaped):
 
     def shape(self, n_max: int, classes: int) -> tuple[int, ...]:
         """Return the counts by rank for a largest class of ``n_max`` images."""
-        return tuple(int(n_max - (n_max - n_max / self.ratio) * c / (classes - 1)) for c in range(classes))
+        return tuple(_whole(n_max - (n_max - n_max / self.ratio) * c / (classes - 1)) for c in range(classes))
 
 
 class Natural(Spec):
@@ -199,6 +199,11 @@ def check_counts(what: str, counts: Sequence[int], available: Sequence[int]) -> 
     for position, (want, have) in enumerate(zip(counts, available, strict=True)):
         if want > have:
             raise BadInput(f"{what}: needs {want} images of class {position}, which has {have}")
+
+
+def _whole(value: float) -> int:
+    """Round down. 49 * 49 ** -1.0 is 0.9999999999999999 in binary; the definition says 1."""
+    return int(value + 1e-9)
 
 
 def _check_available(available: Sequence[int]) -> None:

@@ -78,6 +78,8 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 
 def _classes(folder: Path, root: Path, others: list[str]) -> dict[str, list[Path]]:
+    if folder.is_symlink():
+        raise BadInput(f"{relative(root, folder)}: a linked folder; copy it, or name its real place as the path")
     classes: dict[str, list[Path]] = {}
     with os.scandir(folder) as entries:
         loose = [entry.name for entry in entries if entry.is_file() and not _passed_over(entry.name)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,9 @@ class _Dtype:
     def __init__(self, code: object, align: object = False, copy: object = False) -> None:
         name = code.decode("latin1") if isinstance(code, bytes) else code
         if not isinstance(name, str) or name not in _DTYPES:
-            raise pickle.UnpicklingError(f"it holds an array of {code!r}, not of plain numbers")
+            # Never shown with repr where it is no string: lists within lists would unfold for ever.
+            shown = repr(name[:20]) if isinstance(name, str) else f"a {type(name).__name__}"
+            raise pickle.UnpicklingError(f"it holds an array of {shown}, not of plain numbers")
         self.code, self.order = name, "<"
 
     def __setstate__(self, state: object) -> None:
@@ -102,12 +105,44 @@ class _Reconstruct(_Inert):
         return _Array()
 
 
+def _refuse(unpickler: Any) -> NoReturn:
+    raise pickle.UnpicklingError("it holds a set or a buffer")
+
+
 # The pure-Python unpickler: the one in C trusts sizes in the file (a memo index can make it ask for all the memory).
 class _Restricted(pickle._Unpickler):
+    # Refused: a bytearray, made in the size that the file claims before a byte of it is there, and sets, which hash.
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,
+        **{
+            code[0]: _refuse
+            for code in (
+                pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
+                pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET,
+            )
+        },
+        pickle.SETITEM[0]: lambda self: self.set_item(),
+        pickle.SETITEMS[0]: lambda self: self.set_items(),
+        pickle.DICT[0]: lambda self: self.make_dict(),
+    }  # fmt: skip
+    stack: list[Any]
+
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")
         self._name = name
         self._encode = _Encode()
+
+    def set_item(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()  # type: ignore[misc]
+
+    def set_items(self) -> None:
+        _check_keys(self.stack[::2])  # (since the mark)
+        super().load_setitems()  # type: ignore[misc]
+
+    def make_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_dict()  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
@@ -120,6 +155,12 @@ class _Restricted(pickle._Unpickler):
             f"{self._name}: refused, it asks for {module}.{name}; the official CIFAR files hold only plain values and "
             "numpy arrays, and nothing else is ever loaded"
         )
+
+
+def _check_keys(keys: list[Any]) -> None:
+    """Refuse keys other than names and numbers: the hash of tuples within tuples takes for ever in a small file."""
+    if not all(type(key) in (str, bytes, int) for key in keys):
+        raise pickle.UnpicklingError("it holds a mapping whose keys are not names or numbers")
 
 
 def restricted_loads(data: bytes, name: str) -> dict[Any, Any]:

@@ -220,6 +220,8 @@ def print_plan(study: Study, as_json: bool) -> None:
         f"estimate: {duration(facts['estimate_seconds'])} with {study.options.worker_count} at a time ({rough}), "
         f"{facts['estimate_bytes'] / 1e6:,.0f} MB of disk"
     )
+    for note in study.resolved.notes:
+        console.print(f"[dim]note: {escape(note)}[/]")
 
 
 def print_status(root: Path, as_json: bool) -> None:

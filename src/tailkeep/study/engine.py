@@ -38,17 +38,22 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def needed(plan: Plan, store: Store) -> dict[str, Step]:
-    """Return the steps to do: the goals that are not stored, and what those need. A stored leaf needs no parent."""
+def needed(plan: Plan, store: Store, retry_failed: bool = False) -> dict[str, Step]:
+    """Return the steps to do: the goals that are not stored, and what those need.
+
+    A stored leaf needs no parent, nor does a stored failure that is not to be tried again.
+    """
     todo = [key for key in plan.goals if store.status("predict", key) != "done"]
     found: dict[str, Step] = {}
     while todo:
         key = todo.pop()
         step = plan.steps[key]
-        if key in found or store.status(step.kind, key) == "done":
+        status = store.status(step.kind, key)
+        if key in found or status == "done":
             continue
         found[key] = step
-        todo += step.parents
+        if status == "missing" or retry_failed:
+            todo += step.parents
     return found
 
 
@@ -73,7 +78,7 @@ class Engine:
 
     def run(self) -> Outcome:
         """Do all the missing steps; a failed step stops its descendants alone."""
-        steps = needed(self.plan, self.store)
+        steps = needed(self.plan, self.store, self.retry_failed)
         sorter = graphlib.TopologicalSorter({k: [p for p in s.parents if p in steps] for k, s in steps.items()})
         sorter.prepare()
         order = {key: position for position, key in enumerate(self.plan.steps)}
@@ -138,7 +143,8 @@ class Engine:
         """Whether a step needs no work: stored as failed before, or a parent failed."""
         broken = [parent for parent in step.parents if parent in self.outcome.failed]
         if broken:
-            self.outcome.failed[step.key] = f"parent failed: {self.outcome.failed[broken[0]]}"
+            root = self.outcome.failed[broken[0]].removeprefix("parent failed: ")
+            self.outcome.failed[step.key] = f"parent failed: {root}"
             self.on_event(Event("skipped", step, self.outcome.failed[step.key]))
             return True
         if self.store.status(step.kind, step.key) == "failed":

@@ -63,8 +63,10 @@ def _bytes(step: Step) -> float:
 
 def duration(seconds: float) -> str:
     """Return seconds as words: "about 3 minutes"."""
+    if seconds <= 1:
+        return "about 1 second"
     if seconds < 90:
-        return f"about {max(1, math.ceil(seconds))} seconds"
+        return f"about {math.ceil(seconds)} seconds"
     if seconds < 90 * 60:
         return f"about {math.ceil(seconds / 60)} minutes"
     return f"about {seconds / 3600:.1f} hours"

@@ -69,7 +69,7 @@ class Study:
     @property
     def todo(self) -> dict[str, Step]:
         """The steps that are not stored."""
-        return needed(self.plan, self.store)
+        return needed(self.plan, self.store, self.options.retry_failed)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of the plan as plain values."""
