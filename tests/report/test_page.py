@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 import shutil
 import subprocess
@@ -8,13 +9,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tailkeep.errors import BadInput
-from tailkeep.report import page, write_report
+from tailkeep.report import page, verdicts, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = (
@@ -78,7 +80,7 @@ def test_the_verdict_comes_first(reader: Reader, analysis) -> None:
     assert ids == ["verdict", "excess", "gaps", "classes", "tail", "size", "controls", "failures", "origin"]
     words = " ".join(reader.words)
     for verdict in analysis.verdicts:
-        assert verdict.sentence in words
+        assert verdicts.said(verdict) in words
 
 
 def test_nothing_is_loaded_from_anywhere(report: Path, reader: Reader) -> None:
@@ -133,6 +135,29 @@ def test_the_page_says_the_numbers(reader: Reader, analysis) -> None:
     assert f"+{row['drop']:.1f}" in " ".join(reader.words)
     assert analysis.provenance["result_hash"] in reader.words
     assert "1 h 23 min" in reader.words
+
+
+def test_every_figure_links_its_numbers(report: Path, reader: Reader) -> None:
+    links = {str(a.get("href")) for a in reader.all("a")}
+    for name in ("gaps", "seed_gaps", "verdicts", "accuracy", "recall", "tail", "size"):
+        assert f"my%20report_files/tables/{name}.csv" in links
+    for link in links:
+        if not link.startswith("#"):
+            assert (report.parent / unquote(link)).is_file()
+
+
+def test_a_rows_method_heads_it(reader: Reader, analysis) -> None:
+    heads = [a for a in reader.all("th") if a.get("scope") == "row"]
+    assert len(heads) > len(analysis.verdicts)
+
+
+def test_where_it_comes_from_is_said_in_full(reader: Reader) -> None:
+    words = " ".join(reader.words)
+    assert "cifar10/train" in words
+    assert "{" not in "".join(w for w in reader.words if "a3a3" in w)
+    spec = "name: paper-small\nseeds: [0, 1, 2]\nmodels:\n  - kind: resnet\n    depth: 20\n"
+    assert hashlib.sha256(spec.encode()).hexdigest() in words
+    assert "0, 1, 2" in reader.words
 
 
 def test_the_same_analysis_gives_the_same_page(analysis, report: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tailkeep.analysis.words import sentence
 from tailkeep.report import HEADS, verdict_rows, verdict_table, verdict_text
 from tailkeep.report.select import View
 from tailkeep.report.verdicts import said, summary
@@ -44,8 +45,12 @@ def test_no_technique_is_said(analysis) -> None:
 def test_the_summary_is_one_sentence(analysis, make_analysis) -> None:
     assert summary(View(analysis)) == "Too few seeds: no claim on any of 4 techniques."
     assert summary(View(make_analysis(twin="none"))) == "The excess gap is not available for any of 4 techniques."
-    five = View(make_analysis(seeds=range(5)))
-    assert summary(five).startswith("Of 4 techniques: ")
+    five = summary(View(make_analysis(seeds=range(5))))
+    assert five == "Not robust: filter-rank 0.5, distilled x0.5. Cannot tell: QAT W8A8, QAT W8A4."
+    two_models = View(make_analysis(seeds=range(5), models=("resnet20", "resnet56")))
+    assert summary(two_models).startswith("Of 8 pairs of technique and model: ")
+    long = [replace(v, method=v.method * 9) for v in make_analysis(seeds=range(5)).verdicts]
+    assert summary(View(replace(analysis, verdicts=tuple(long)))) == "Of 4 techniques: 2 not robust, 2 cannot tell."
     one = replace(analysis, verdicts=(replace(analysis.verdicts[0], label="robust"),))
     assert summary(View(one)) == "The one technique: robust."
 
@@ -54,3 +59,16 @@ def test_a_card_does_not_repeat_its_head(analysis) -> None:
     verdict = replace(analysis.verdicts[0], method="kd", sentence="kd (resnet20): compression costs more.")
     assert said(verdict) == "Compression costs more."
     assert said(replace(verdict, sentence="Another text.")) == "Another text."
+
+
+def test_numbers_on_a_card_have_a_real_minus_and_stay_beside_their_unit(analysis) -> None:
+    sentence = "kd (r): costs 1.2 pp more (95 % interval -0.5 to 4.7, 3 seeds, without step-100)."
+    words = said(replace(analysis.verdicts[0], method="kd", sentence=sentence))
+    gap = "\u00a0"
+    assert words == f"Costs 1.2{gap}pp more (95{gap}% interval −0.5 to 4.7, 3{gap}seeds, without step-100)."
+
+
+def test_a_verdict_on_fewer_settings_says_so(make_analysis) -> None:
+    verdict = make_analysis(seeds=range(5)).verdicts[0]
+    assert "5 seeds, without step-100); " in sentence(verdict, 1.0, 5, left_out=("step-100",))
+    assert "without" not in sentence(verdict, 1.0, 5)

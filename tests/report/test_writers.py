@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -58,3 +59,23 @@ def test_latex_is_text_only() -> None:
     assert "a\\textbar{}b\\_c & $-$1.2 {[}$-$2.0, 0.1{]} \\\\" in text
     assert "50 \\% of \\textless{}b\\textgreater{} \\& " in text
     assert text.count("\\begin{") == text.count("\\end{") == 2
+
+
+def test_markdown_opens_no_formula_and_makes_no_link() -> None:
+    text = writers.markdown_escape("E (pp): see http://e.org, www.e.org, me@e.org")
+    assert "\\(" not in text
+    assert text == "E (pp): see http\\://e.org, www\\.e.org, me\\@e.org"
+
+
+def test_a_long_latex_table_may_break_over_pages() -> None:
+    long = replace(TABLE, rows=TABLE.rows * (writers.LONG // 2 + 1))
+    text = writers.latex(long, "study x; result 1")
+    assert "longtable}" in text.splitlines()[0]
+    assert text.splitlines()[1] == "% study x; result 1"
+    assert text.count("\\begin{") == text.count("\\end{") == 1
+    assert text.count(" & ") == len(long.rows) + 2
+    assert writers.latex(replace(TABLE, rows=TABLE.rows[:1])).count("longtable") == 0
+
+
+def test_a_quotation_mark_needs_no_font_encoding() -> None:
+    assert writers.latex_escape('a "b"') == r"a {\char34}b{\char34}"

@@ -158,3 +158,17 @@ def test_streams_pair_the_arms(
     assert seeds["pruned"] == seeds["A8"] == seeds["continued (pruned)"]
     assert seeds["pruned A4"] == seeds["distilled A8"] != seeds["pruned"]
     assert seeds["twin"][:2] == seeds["train"]
+
+
+def test_a_report_of_an_unfinished_study_says_what_has_not_run(
+    small: dict[str, Any], opened: Callable[..., Study]
+) -> None:
+    small["methods"] = small["methods"][:1]
+    small["controls"] = {"continued": False}
+    half = opened({**small, "methods": []})
+    half.run()
+    whole = opened(small)
+    notes = whole.analyse()[1].notes
+    assert any("Not finished: 2 of 4 cells have not run yet (pruned)" in note for note in notes)
+    whole.run()
+    assert not any("Not finished" in note for note in whole.analyse()[1].notes)

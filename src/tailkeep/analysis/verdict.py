@@ -175,5 +175,5 @@ def _verdict(contrast: Contrast, twin: str, margin: float, numbers: Mapping[str,
         sign_flip_p=flip,
         sign_flip_floor=floor,
     )
-    words = sentence(verdict, margin, MIN_SEEDS, contrast.reason, contrast.drop, name_dataset)
+    words = sentence(verdict, margin, MIN_SEEDS, contrast.reason, contrast.drop, name_dataset, contrast.left_out)
     return Verdict(**{**verdict.__dict__, "sentence": words})

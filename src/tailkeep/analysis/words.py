@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from tailkeep.analysis.result import Verdict
 
@@ -33,11 +34,12 @@ def sentence(
     reason: str = "",
     drop: float = math.nan,
     name_dataset: bool = False,
+    left_out: Sequence[str] = (),
 ) -> str:
     """Return the verdict in words.
 
     ``margin`` and ``drop`` (what compression costs on imbalanced data; NaN: not known) are in pp; ``reason`` says why E
-    is not available; ``name_dataset`` puts the dataset beside the model.
+    is not available; ``name_dataset`` puts the dataset beside the model; ``left_out`` are settings without E.
     """
     where = f"{verdict.dataset}, {verdict.model}" if name_dataset else verdict.model
     subject = f"{verdict.method} ({where})"
@@ -46,7 +48,7 @@ def sentence(
         cost = "" if math.isnan(drop) else f"; {doing} {_cost(drop)} on imbalanced data"
         return f"{subject}: the excess gap is not available: {reason}{cost}."
     difference = _difference(doing, verdict.excess_gap, TWINS.get(verdict.twin, "balanced data"))
-    return f"{subject}: {difference} ({_evidence(verdict)}); {_conclusion(verdict, margin, min_seeds)}."
+    return f"{subject}: {difference} ({_evidence(verdict, left_out)}); {_conclusion(verdict, margin, min_seeds)}."
 
 
 def _cost(drop: float) -> str:
@@ -62,8 +64,8 @@ def _difference(doing: str, excess: float, balanced: str) -> str:
     return f"{doing} costs {number(abs(excess))} pp {size} on imbalanced data than on {balanced}"
 
 
-def _evidence(verdict: Verdict) -> str:
-    seeds = plural(verdict.seeds, "seed")
+def _evidence(verdict: Verdict, left_out: Sequence[str]) -> str:
+    seeds = plural(verdict.seeds, "seed") + (f", without {', '.join(left_out)}" if left_out else "")
     if verdict.low is None or verdict.high is None:
         return f"{seeds}, no interval"
     return f"95 % interval {number(verdict.low)} to {number(verdict.high)}, {seeds}"

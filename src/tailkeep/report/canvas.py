@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
+from tailkeep.report import labels
 from tailkeep.report.select import View
 from tailkeep.report.theme import SHAPES, colour, method_colours
 
@@ -26,6 +27,7 @@ class Layout:
     width: int
     font: int
     label: int  # room for the names on the left
+    legend: int = 7  # how many names stand in a row of the legend
 
     @property
     def narrow(self) -> bool:
@@ -35,6 +37,30 @@ class Layout:
 
 WIDE = Layout("wide", 1086, 13, 150)
 NARROW = Layout("narrow", 350, 12, 104)
+LEGEND_NAME = 330
+"""Pixels after which a legend cuts a name."""
+
+
+def fitted(layout: Layout, names: Iterable[str], most: tuple[int, int] = (210, 124)) -> Layout:
+    """Return the layout with room for these names on the left and in the legend; ``most`` is (wide, narrow)."""
+    known = list(names)
+    room = labels.room_for(known, layout.font, 60, most[layout.narrow])
+    widths = [min(LEGEND_NAME, labels.wide_of(name, layout.font)) + 36 for name in known]
+    # In several rows every column is as wide as its longest name.
+    across = len(known) if sum(widths) <= layout.width - 40 else (layout.width - 40) // max(widths)
+    return replace(layout, label=room, legend=int(max(1, across)))
+
+
+def name_axis(names: Sequence[str], layout: Layout) -> tuple[Spec, int]:
+    """Return the axis of names on the left, long ones in several lines, and how many more pixels a row then needs."""
+    lines = [labels.wrapped(name, layout.label - 10, layout.font, most=3) for name in names]
+    most = max((len(each) for each in lines), default=1)
+    axis: Spec = {
+        **{"title": None, "minExtent": layout.label, "maxExtent": layout.label, "labelLimit": 0},
+        **{"labelExpr": labels.lines_expr(names, lines), "labelLineHeight": layout.font + 1},
+        "labelOffset": labels.centred(names, lines, layout.font + 1),
+    }
+    return axis, (8, 20)[most - 2] if most > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -47,14 +73,18 @@ class Figure:
     caption: str
     wide: Spec
     narrow: Spec
+    data: tuple[str, ...] = field(default=(), kw_only=True)  # the tables that hold its numbers
 
 
-def columns(layout: Layout, panels: int, most: int = 3) -> tuple[int, int]:
-    """Return how many panels stand side by side, and the width of each one's plot."""
+def columns(layout: Layout, panels: int, first: int, each: int = 0) -> tuple[int, int]:
+    """Return how many panels stand side by side, and the width of each one's plot.
+
+    ``first`` is the room that the first panel of a row needs on its left, ``each`` what every panel does.
+    """
     if layout.narrow:
-        return 1, layout.width - layout.label - 16
-    many = max(1, min(most, panels))
-    return many, min(620, (layout.width - layout.label - 28 * many) // many)
+        return 1, layout.width - first - each - 16
+    many = 2 if panels == 4 else max(1, min(3, panels))
+    return many, min(620, (layout.width - first - (each + 28) * many) // many)
 
 
 def leaf(chart: Any) -> Spec:
@@ -114,7 +144,7 @@ def styled(spec: Spec, layout: Layout) -> Spec:
         "legend": {
             **text,
             **ink,
-            **{"orient": "top", "columns": 2 if layout.narrow else 7, "labelLimit": 150},
+            **{"orient": "top", "columns": layout.legend, "labelLimit": LEGEND_NAME},
             **{"symbolStrokeWidth": 0, "symbolSize": 90},
         },
     }

@@ -16,9 +16,11 @@ from tailkeep.report.canvas import (
     Spec,
     columns,
     extent,
+    fitted,
     grid,
     leaf,
     marks,
+    name_axis,
     rows_of,
     stack,
     styled,
@@ -26,6 +28,9 @@ from tailkeep.report.canvas import (
 )
 from tailkeep.report.select import View, of_panel
 from tailkeep.report.theme import colour
+
+AXIS = 46
+"""Room for the numbers on the left of a panel."""
 
 
 def accuracy_figure(view: View) -> Figure | None:
@@ -48,7 +53,8 @@ def accuracy_figure(view: View) -> Figure | None:
         caption += f" Open: trained on its {twin} balanced twin. The line between them is the imbalance gap G."
     title = "What imbalance costs each model" if seen else "Accuracy of each model"
     charts = [_panels(view, both, layout, _dumbbell, "accuracy", what) for layout in (WIDE, NARROW)]
-    return Figure("accuracy", title, f"{what.capitalize()} in percent by method and setting.", caption, *charts)
+    alt = f"{what.capitalize()} in percent by method and setting."
+    return Figure("accuracy", title, alt, caption, *charts, data=("accuracy",))
 
 
 def _accuracy_tip(view: View, row: dict[str, Any], twin: str) -> str:
@@ -81,6 +87,7 @@ def group_figure(view: View) -> Figure | None:
         "Mean recall change in percentage points of the class groups, one line a method.",
         f"Mean recall change against the method's reference. {words.sentence(view.analysis.group_rule)}",
         *charts,
+        data=("tail",),
     )
 
 
@@ -122,6 +129,7 @@ def size_figure(view: View) -> Figure | None:
         "Up and to the left is better. Packed bytes: bits times weights, plus scales and biases, batch norm folded. "
         "Worst-class recall is the mean over seeds of each seed's lowest.",
         *charts,
+        data=("size",),
     )
 
 
@@ -132,8 +140,9 @@ def _percent(value: float) -> str:
 def _panels(view: View, frame: pd.DataFrame, layout: Layout, draw: Any, value: str, what: str) -> Spec:
     """Draw one frame a panel, all of one dataset on the same scale."""
     panels = view.panels(frame)
+    layout = fitted(layout, [method for method in view.methods if (frame["method"] == method).any()])
     most = max(sum((p.dataset, p.model) == family for p in panels) for family in view.families)
-    across, width = columns(layout, most)
+    across, width = columns(layout, most, layout.label) if draw is _dumbbell else columns(layout, most, 20, AXIS)
     rows = []
     for family in view.families:
         mine = [panel for panel in panels if (panel.dataset, panel.model) == family]
@@ -156,8 +165,9 @@ def _dumbbell(
     middle = float(np.nanmean(ends))
     domain = extent(ends, keep=(middle - 2.5, middle + 2.5))  # a zoom into half a point would shout
     scale = alt.Scale(domain=list(domain), zero=False, nice=False)
-    room: Spec = {"minExtent": layout.label, "maxExtent": layout.label} if first else {"labels": False, "minExtent": 0}
-    y = alt.Y("method:N", sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(title=None, **room))
+    names, more = name_axis(order, layout)
+    room: Spec = names if first else {"title": None, "labels": False, "minExtent": 0}
+    y = alt.Y("method:N", sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(**room))
     tone = alt.Color("method:N", scale=alt.Scale(**marks(view)["color"]), legend=None)
     base = alt.Chart(rows).encode(y=y, color=tone, description="tip:N")
     axis = alt.Axis(title=f"{what} (%)", tickCount=5)
@@ -169,7 +179,7 @@ def _dumbbell(
         base.mark_rule(strokeWidth=3, opacity=0.45).encode(x=x, x2="balanced:Q"),
         rings,
         base.mark_point(filled=True, size=95, opacity=1).encode(x=x),
-    ).properties(height={"step": 24})
+    ).properties(height={"step": 24 + more})
 
 
 def _slopes(
@@ -180,7 +190,7 @@ def _slopes(
     order = [name for _, name in group_slots(view) if (rows["group"] == name).any()]
     scale = alt.Scale(domain=list(extent(same["value"], keep=(-1.0, 1.0))), zero=False, nice=False)
     title = "recall change (pp)" if first else None
-    room: Spec = {"minExtent": 46, "maxExtent": 46}
+    room: Spec = {"minExtent": AXIS, "maxExtent": AXIS}
     y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=title, grid=True, tickCount=5, **room))
     x = alt.X("group:N", sort=order, axis=alt.Axis(title=None, labelAngle=0), scale=alt.Scale(padding=0.5))
     used = marks(view)
@@ -209,11 +219,11 @@ def _scatter(
     ends = extent(same["worst_recall"], pad=0.1)
     vertical = alt.Scale(domain=[max(ends[0], -4.0), min(ends[1], 104.0)], zero=False, nice=False)
     title = "worst-class recall (%)" if first else None
-    axis = alt.Axis(title=title, grid=True, tickCount=5, minExtent=46, maxExtent=46)
+    axis = alt.Axis(title=title, grid=True, tickCount=5, minExtent=AXIS, maxExtent=AXIS)
     y = alt.Y("worst_recall:Q", scale=vertical, axis=axis)
     used = marks(view)
     return (
-        alt.Chart(rows)
+        alt.Chart(rows.iloc[::-1])  # where marks meet, techniques lie over controls
         .mark_point(filled=True, size=120, opacity=0.95)
         .encode(x=x, y=y, color=_method(view, used, same), shape=_shape(view, used, same), description="tip:N")
         .properties(height=230)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from tailkeep.report import labels
 from tailkeep.report.canvas import (
     NARROW,
     WIDE,
@@ -13,9 +14,11 @@ from tailkeep.report.canvas import (
     Layout,
     Spec,
     extent,
+    fitted,
     grid,
     leaf,
     marks,
+    name_axis,
     rows_of,
     stack,
     styled,
@@ -48,6 +51,7 @@ def excess_figure(view: View) -> Figure | None:
         caption,
         _draw(view, frame, WIDE),
         _draw(view, frame, NARROW),
+        data=("verdicts", "gaps", "seed_gaps"),
     )
 
 
@@ -98,23 +102,23 @@ def _draw(view: View, frame: pd.DataFrame, layout: Layout) -> Spec:
     domain = extent([*frame["low"], *frame["high"]], keep=(0.0, view.analysis.margin))
     drawn = len(set(zip(frame["dataset"], frame["model"], strict=True)))
     across = 1 if layout.narrow or drawn == 1 else 2
+    layout = fitted(layout, [*frame["setting"].unique()], (150 if across == 1 else 130, 110))
     columns = []
     for dataset, model in view.families:
         mine = frame[(frame["dataset"] == dataset) & (frame["model"] == model)]
         present = [method for method in view.methods if (mine["method"] == method).any()]
         if not present:
             continue
-        label = layout.label if across == 1 else 120
-        width = layout.width - label - 16 if layout.narrow else layout.width // across - label - 124
+        width = layout.width - layout.label - 16 if layout.narrow else layout.width // across - layout.label - 124
         blocks = [
-            _block(view, mine[mine["method"] == method], width, label, domain, method == present[-1])
+            _block(view, mine[mine["method"] == method], width, layout, domain, method == present[-1])
             for method in present
         ]
         columns.append(stack(blocks, 4 if layout.narrow else 6, view.family_name(dataset, model)))
     return styled(grid(columns, across), layout)
 
 
-def _block(view: View, rows: pd.DataFrame, width: int, label: int, domain: tuple[float, float], last: bool) -> Spec:
+def _block(view: View, rows: pd.DataFrame, width: int, layout: Layout, domain: tuple[float, float], last: bool) -> Spec:
     """One technique: a line a setting, the diamond last."""
     import altair as alt
 
@@ -123,7 +127,8 @@ def _block(view: View, rows: pd.DataFrame, width: int, label: int, domain: tuple
     scale = alt.Scale(domain=list(domain), nice=False, zero=False)
     axis = alt.Axis(labels=last, ticks=last, domain=last, title="excess gap E (pp)" if last else None, tickCount=6)
     x = alt.X("value:Q", scale=scale, axis=axis)
-    y = alt.Y("setting:N", sort=order, axis=alt.Axis(title=None, minExtent=label, maxExtent=label))
+    names, more = name_axis(order, layout)
+    y = alt.Y("setting:N", sort=order, axis=alt.Axis(**names))
     tone = alt.Color("method:N", scale=alt.Scale(**marks(view)["color"]), legend=None)
     points = alt.Chart(rows[rows["kind"] != "seed"]).encode(y=y, color=tone, description="tip:N")
     kind = alt.Scale(domain=["mean", "average"], range=["circle", "diamond"])
@@ -147,8 +152,10 @@ def _block(view: View, rows: pd.DataFrame, width: int, label: int, domain: tuple
                 x=alt.value(width + 10), text="words:N", color=alt.value(colour("soft"))
             )
         )
-    title = alt.Title(str(rows["method"].iloc[0]), offset=2, fontSize=12.5)
-    return leaf(alt.layer(*layers).properties(width=width, height={"step": 21}, title=title))
+    # Bold letters are a tenth wider.
+    lines = labels.wrapped(str(rows["method"].iloc[0]), (layout.label + width) / 1.1, 12.5)
+    title = alt.Title(lines if len(lines) > 1 else lines[0], offset=2, fontSize=12.5)
+    return leaf(alt.layer(*layers).properties(width=width, height={"step": 21 + more}, title=title))
 
 
 def _line(at: float, stroke: str, dash: list[int], scale: Any) -> Any:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tailkeep.report import words
-from tailkeep.report.canvas import NARROW, WIDE, Figure, Layout, Spec, leaf, rows_of, stack, styled, tip
+from tailkeep.report import labels, words
+from tailkeep.report.canvas import (
+    NARROW,
+    WIDE,
+    Figure,
+    Layout,
+    Spec,
+    fitted,
+    leaf,
+    name_axis,
+    rows_of,
+    stack,
+    styled,
+    tip,
+)
 from tailkeep.report.select import Panel, View, of_panel
 from tailkeep.report.theme import (
     LOSS_TO_GAIN,
@@ -51,6 +65,7 @@ def heat_figures(view: View, what: str) -> list[Figure]:
                 "methods by classes, the most frequent class first.",
                 _caption(view, mine, what),
                 *charts,
+                data=("recall",),
             )
         )
     return figures
@@ -72,7 +87,10 @@ def change_step(values: pd.Series[float]) -> float:
 def _caption(view: View, frame: pd.DataFrame, what: str) -> str:
     order = "Classes from most to least frequent in training; where there is room, with their training images."
     if what == "change":
-        text = f"Percentage points against the method's reference: red lost, blue gained. {order}"
+        text = (
+            f"Percentage points against the method's reference: red lost, blue gained. {order} "
+            "A class that the reference hardly recognises has little left to lose: see the recall itself below."
+        )
     else:
         text = f"Percent of a class's test images that are recognised. {order}"
     most = int(frame["rank"].max()) + 1
@@ -82,6 +100,9 @@ def _caption(view: View, frame: pd.DataFrame, what: str) -> str:
 
 
 def _draw(view: View, panels: list[tuple[Panel, pd.DataFrame]], layout: Layout, what: str, step: float) -> Spec:
+    column = "name" if layout.narrow else "method"
+    names = [str(name) for _, frame in panels for name in frame[column].unique()]
+    layout = fitted(layout, names, (210, 118))
     parts = [
         leaf(_panel(view, frame, layout, what, panel, i == len(panels) - 1, step))
         for i, (panel, frame) in enumerate(panels)
@@ -91,7 +112,7 @@ def _draw(view: View, panels: list[tuple[Panel, pd.DataFrame]], layout: Layout, 
 
 def cells(view: View, rows: pd.DataFrame, what: str, step: float) -> pd.DataFrame:
     """Return one row a cell: its method, place, label, colour bin, text and tip."""
-    labels = view.class_labels(rows)
+    called = view.class_labels(rows)
     per = math.ceil((int(rows["rank"].max()) + 1) / MOST_CLASSES)
     parts: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows_of(rows):
@@ -100,7 +121,7 @@ def cells(view: View, rows: pd.DataFrame, what: str, step: float) -> pd.DataFram
     for (method, place), part in parts.items():
         value = float(np.average([row[what] for row in part], weights=[max(row["seeds"], 1) for row in part]))
         ranks = sorted({int(row["rank"]) for row in part})
-        name = labels[ranks[0]] if len(ranks) == 1 else f"ranks {ranks[0] + 1} to {ranks[-1] + 1}"
+        name = called[ranks[0]] if len(ranks) == 1 else f"ranks {ranks[0] + 1} to {ranks[-1] + 1}"
         images = sum(row["train_count"] for row in part) / len(part)
         bin_ = change_bin(value, step) if what == "change" else min(9, max(0, int(value // 10)))
         found.append(
@@ -145,26 +166,7 @@ def _panel(view: View, frame: pd.DataFrame, layout: Layout, what: str, panel: Pa
         legend=_legend(what, step, layout) if last else None,
     )
     frame = frame.assign(column=[methods.index(m) for m in frame["method"]])
-    names = _names(classes, layout, many)
-    class_axis: Spec = {"labelExpr": names, "title": None, "ticks": False, "domain": False, "grid": False}
-    if layout.narrow:
-        room = layout.width - 116
-        x = alt.X("column:O", axis=alt.Axis(**_method_axis(methods), title=None, orient="top"))
-        y = alt.Y("place:O", axis=alt.Axis(**class_axis, labelLimit=100, minExtent=100, maxExtent=100))
-        shape: Spec = {"width": room, "height": {"step": 24 if many <= 30 else 13}}
-        legible = many <= 30 and room / len(methods) >= 30
-    else:
-        room = layout.width - layout.label - 24
-        y = alt.Y(
-            "method:N",
-            sort=methods,
-            axis=alt.Axis(title=None, minExtent=layout.label, maxExtent=layout.label),
-        )
-        narrow_names: Spec = {"labelLimit": room // many - 4 if many <= 14 else 100}
-        turn: Spec = {"labelAngle": 0 if many <= 14 else -90, "labelColor": colour("ink")}
-        x = alt.X("place:O", axis=alt.Axis(**class_axis, **turn, **narrow_names))
-        shape = {"width": room, "height": {"step": 26}}
-        legible = room / many >= 34
+    x, y, shape, legible = (_narrow if layout.narrow else _wide)(classes, methods, layout)
     base = alt.Chart(frame).encode(x=x, y=y)
     layers = [
         base.mark_rect(stroke=colour("paper"), strokeWidth=1 if many > 40 else 2).encode(
@@ -177,9 +179,63 @@ def _panel(view: View, frame: pd.DataFrame, layout: Layout, what: str, panel: Pa
             scale=alt.Scale(domain=[False, True], range=[colour("on-weak"), colour("on-strong")]),
             legend=None,
         )
-        layers.append(base.mark_text(fontSize=11, aria=False).encode(text="words:N", color=ink))
+        layers.append(base.mark_text(fontSize=11.5, aria=False).encode(text="words:N", color=ink))
     chart = alt.layer(*layers).resolve_scale(color="independent").properties(**shape)
     return chart.properties(title=view.panel_name(panel))
+
+
+PLAIN: Spec = {"title": None, "ticks": False, "domain": False, "grid": False}
+Axes = tuple[Any, Any, Spec, bool]
+"""x, y, the size, and whether a cell has room for its number."""
+
+
+def _wide(classes: pd.DataFrame, methods: list[str], layout: Layout) -> Axes:
+    import altair as alt
+
+    many, room = len(classes), layout.width - layout.label - 24
+    names = [str(name) for name in classes["name"]]
+    if many <= 14:
+        lines = labels.padded([labels.wrapped(name, room / many - 4, layout.font, most=3) for name in names])
+        both = [[*each, str(count)] for each, count in zip(lines, classes["images"], strict=True)]
+        axis: Spec = {"labelExpr": _by_place(both), "labelAngle": 0, "labelLimit": 0}
+    else:
+        axis = {"labelExpr": _by_place(_thinned(names)), "labelAngle": -90, "labelLimit": 140}
+    x = alt.X("place:O", axis=alt.Axis(**PLAIN, **axis, labelColor=colour("ink")))
+    rows, more = name_axis(methods, layout)
+    y = alt.Y("method:N", sort=methods, axis=alt.Axis(**rows))
+    return x, y, {"width": room, "height": {"step": 26 + more}}, room / many >= 34
+
+
+def _narrow(classes: pd.DataFrame, methods: list[str], layout: Layout) -> Axes:
+    import altair as alt
+
+    many, room = len(classes), layout.width - layout.label - 12
+    names = [str(name) for name in classes["name"]]
+    lines = [labels.wrapped(name, layout.label - 10, layout.font, most=2 if many <= 30 else 1) for name in names]
+    step = (24 if max(len(each) for each in lines) == 1 else 28) if many <= 30 else 13
+    extent: Spec = {"minExtent": layout.label, "maxExtent": layout.label, "labelLimit": 0}
+    extent["labelExpr"] = _by_place(lines if many <= 60 else _thinned([each[0] for each in lines]))
+    extent["labelOffset"] = labels.centred([int(place) for place in classes["place"]], lines, layout.font)
+    y = alt.Y("place:O", axis=alt.Axis(**PLAIN, **extent, labelLineHeight=layout.font))
+    x = alt.X("column:O", axis=alt.Axis(**PLAIN, **_heads(methods, room / len(methods), layout), orient="top"))
+    return x, y, {"width": room, "height": {"step": step}}, many <= 30 and room / len(methods) >= 30
+
+
+def _heads(methods: list[str], room: float, layout: Layout) -> Spec:
+    """Return how methods are named above narrow columns: across where every word fits, else upwards."""
+    across = [labels.wrapped(name, room - 2, layout.font, most=3) for name in methods]
+    words_fit = all(labels.wide_of(word, layout.font) <= room - 2 for name in methods for word in name.split(" "))
+    if words_fit and not any(lines[-1].endswith("…") for lines in across):
+        level: Spec = {"labelAngle": 0, "labelLimit": 0, "labelBaseline": "bottom", "labelLineHeight": layout.font + 1}
+        level["labelPadding"] = labels.by_lines(list(range(len(methods))), across, 4.0, layout.font + 1.0)
+        return {"labelExpr": _by_place(across), **level}
+    font = layout.font if room >= 2 * layout.font + 4 else 10
+    lines = [labels.wrapped(name, 150, font, most=max(1, min(3, int(room // (font + 0.5))))) for name in methods]
+    upwards: Spec = {
+        **{"labelAngle": -90, "labelAlign": "left", "labelBaseline": "middle", "labelFontSize": font},
+        **{"labelLineHeight": font + 0.5, "labelOffset": labels.centred(list(range(len(methods))), lines, font + 0.5)},
+    }
+    return {"labelExpr": _by_place(lines), "labelLimit": 0, **upwards}
 
 
 def _legend(what: str, step: float, layout: Layout) -> Any:
@@ -197,25 +253,19 @@ def _legend(what: str, step: float, layout: Layout) -> Any:
         columnPadding=5,
         symbolType="square",
         symbolSize=130,
-        labelFontSize=10,
+        labelFontSize=11,
         labelOffset=2,
         title=unit,
         labelExpr=f"{json.dumps(texts)}[datum.value]",
     )
 
 
-def _names(classes: pd.DataFrame, layout: Layout, many: int) -> str:
-    """Return the expression that labels a place with its class (and its images where there is room)."""
-    texts = [str(name) for name in classes["name"]]
-    counts = [str(count) for count in classes["images"]]
-    if not layout.narrow and many <= 14:
-        both = [[text, count] for text, count in zip(texts, counts, strict=True)]
-        return f"{json.dumps(both)}[datum.value]"
-    shown = texts if many <= 60 else [t if i % math.ceil(many / 40) == 0 else "" for i, t in enumerate(texts)]
-    return f"{json.dumps(shown)}[datum.value]"
+def _by_place(texts: Sequence[str | Sequence[str]]) -> str:
+    """Return the expression that labels a place with its text or its lines."""
+    return f"{json.dumps(list(texts))}[datum.value]"
 
 
-def _method_axis(methods: list[str]) -> Spec:
-    angle: Spec = {"labelAngle": -40, "labelAlign": "left"} if len(methods) > 2 else {"labelAngle": 0}
-    label = f"{json.dumps(methods)}[datum.value]"
-    return {"labelExpr": label, "ticks": False, "domain": False, "grid": False, "labelLimit": 110, **angle}
+def _thinned(names: list[str]) -> list[str]:
+    """Leave out names where more than 60 would stand side by side."""
+    every = 1 if len(names) <= 60 else math.ceil(len(names) / 40)
+    return [name if i % every == 0 else "" for i, name in enumerate(names)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +17,7 @@ import pandas as pd
 from tailkeep.analysis.result import StudyAnalysis
 from tailkeep.errors import BadInput
 from tailkeep.files import write_atomic
-from tailkeep.report import canvas, charts, forest, heatmap, svg, tables, theme, verdicts, words, writers
+from tailkeep.report import canvas, charts, forest, heatmap, origin, svg, tables, theme, verdicts, words, writers
 from tailkeep.report.select import View, cleaned
 
 OURS = re.compile(
@@ -48,11 +47,15 @@ def write_report(analysis: StudyAnalysis, out: Path) -> Path:
     view = View(cleaned(analysis))
     folder = out.with_name(f"{out.stem}_files")
     drawn = draw(view)
-    written = {f"figures/{d.figure.name}.svg": d.file for d in drawn} | table_files(view)
+    line, named = origin.stamp(view), {d.figure.name: f"{view.analysis.name}: {d.figure.title}" for d in drawn}
+    written = {
+        f"figures/{d.figure.name}.svg": origin.stamped_svg(d.file, named[d.figure.name], line) for d in drawn
+    } | table_files(view)
     for name, content in written.items():
         write_atomic(folder / name, content)
     for each in drawn:
-        write_atomic(folder / f"figures/{each.figure.name}.png", canvas.to_png(each.file))
+        image = origin.stamped_png(canvas.to_png(each.file), named[each.figure.name], line)
+        write_atomic(folder / f"figures/{each.figure.name}.png", image)
         written[f"figures/{each.figure.name}.png"] = ""
     _forget(folder, set(written))
     write_atomic(out, page_html(view, drawn, folder.name))
@@ -122,10 +125,11 @@ def table_files(view: View) -> dict[str, str]:
         "failures": result.failures,
         "seed_gaps": result.seed_gaps,
     }
+    line = origin.stamp(view)
     files = {f"tables/{name}.csv": writers.csv_text(frame) for name, frame in frames.items()}
     for name, table in sheets(view).items():
-        files[f"tables/{name}.md"] = writers.markdown(table)
-        files[f"tables/{name}.tex"] = writers.latex(table)
+        files[f"tables/{name}.md"] = writers.markdown(table, line)
+        files[f"tables/{name}.tex"] = writers.latex(table, line)
     return files
 
 
@@ -145,6 +149,7 @@ def page_html(view: View, drawn: Sequence[Drawn], folder: str) -> str:
             "title": d.figure.title,
             "alt": d.figure.alt,
             "caption": d.figure.caption,
+            "data": d.figure.data,
             "wide": Markup(d.wide),
             "narrow": Markup(d.narrow),
         }
@@ -172,7 +177,7 @@ def _words(view: View) -> dict[str, Any]:
         "number_of": {method: i for i, method in enumerate(view.methods)},
         "has_excess": view.has_excess,
         "group_rule": words.sentence(view.analysis.group_rule),
-        "origin": _origin(view.analysis.provenance),
+        "origin": origin.origin(view),
     }
 
 
@@ -224,28 +229,3 @@ def _facts(view: View) -> list[str]:
         f"margin {result.margin:g} pp",
     ]
     return facts
-
-
-def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the provenance with every part there, if only as a dash."""
-    steps, seconds = provenance.get("steps"), provenance.get("compute_seconds")
-    return {
-        "short": {
-            "Result hash": provenance.get("result_hash") or words.NOTHING,
-            "Code version": provenance.get("code_version") or words.NOTHING,
-            "Steps": words.number(steps, 0),
-            "Compute": words.duration(seconds),
-        },
-        "environment": _flat(provenance.get("environment")),
-        "data": _flat(provenance.get("data")),
-        "spec": str(provenance.get("spec") or ""),
-    }
-
-
-def _flat(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        return {} if value in (None, "") else {"": str(value)}
-    return {
-        str(key): item if isinstance(item, str) else json.dumps(item, default=str, ensure_ascii=False)
-        for key, item in value.items()
-    }

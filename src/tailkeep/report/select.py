@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,9 @@ def cleaned(analysis: StudyAnalysis) -> StudyAnalysis:
             changes[each.name] = tuple(printable(text) for text in value)
     changes["verdicts"] = tuple(_clean_verdict(v) for v in analysis.verdicts)
     changes["provenance"] = _clean_tree(analysis.provenance)
+    if analysis.provenance.get("spec"):  # of the text as it was given
+        digest = hashlib.sha256(str(analysis.provenance["spec"]).encode("utf-8", "surrogatepass")).hexdigest()
+        changes["provenance"].setdefault("spec_sha256", digest)
     return replace(analysis, **changes)
 
 

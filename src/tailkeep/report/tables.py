@@ -64,12 +64,15 @@ def text(head: str, key: str) -> Column:
     return Column(head, lambda row: Cell(str(row[key])), number=False)
 
 
-def figure(head: str, key: str, digits: int = 1, *, sign: bool = False, spread: bool = False) -> Column:
+def figure(
+    head: str, key: str, digits: int = 1, *, sign: bool = False, spread: bool = False, scale: float = 1
+) -> Column:
     """Return a column of numbers; with ``spread`` the interval of ``key_low`` and ``key_high`` stands beside."""
 
     def cell(row: Row) -> Cell:
         small = words.interval(row[f"{key}_low"], row[f"{key}_high"], digits) if spread else ""
-        return Cell(words.number(row[key], digits, sign=sign), small, order(row[key]))
+        value = row[key] * scale if words.known(row[key]) else row[key]
+        return Cell(words.number(value, digits, sign=sign), small, order(row[key]))
 
     return Column(head, cell)
 
@@ -158,8 +161,13 @@ def _at(key: str, what: str) -> Callable[[Row], Cell]:
 
 
 def reference_name(reference: str) -> str:
-    """Name a reference for people."""
-    names = {"student_alone": "student alone", "other_seed": "other seed", "continued": "continued training"}
+    """Name a reference for people; a dash where a cell is compared with nothing."""
+    names = {
+        "self": words.NOTHING,
+        "student_alone": "student alone",
+        "other_seed": "other seed",
+        "continued": "continued training",
+    }
     return names.get(reference, reference)
 
 
@@ -197,26 +205,22 @@ def tail_sheet(view: View) -> Table:
         text("Method", "method"),
         Column("Against", lambda row: Cell(reference_name(row["reference"])), number=False),
         *(
-            figure(f"{name} (pp)", f"recall_change_{slot}", sign=True)
+            figure(f"{name[:1].upper()}{name[1:]} (pp)", f"recall_change_{slot}", sign=True)
             for slot, name in group_slots(view)
             if len(frame) and frame[f"recall_change_{slot}"].notna().any()
         ),
         figure("Tail share (pp)", "tail_share", sign=True, spread=True),
         figure("Slope", "slope", 2),
         figure("Excess risk gap (nats)", "excess_risk_gap", 2),
-        Column("Churn", _churn),
+        figure("Churn (%)", "churn", scale=100),
+        figure("Churn floor (%)", "churn_floor", scale=100),
     ]
     caption = (
         "Recall change by group; tail share: what the rare classes lose beyond the frequent ones; slope above 1: the "
         "differences between classes grow; excess risk gap: the largest difference between two classes in the change "
-        "of loss; churn: test images whose predicted class changes, beside its floor between two dense seeds."
+        "of loss; churn: test images whose predicted class changes; its floor: churn between two dense seeds."
     )
     return made("tail", caption, columns, _records(frame))
-
-
-def _churn(row: Row) -> Cell:
-    floor = f"floor {words.share(row['churn_floor'])}" if words.known(row["churn_floor"]) else ""
-    return Cell(words.share(row["churn"]), floor, order(row["churn"]))
 
 
 def size_sheet(view: View) -> Table:
@@ -254,7 +258,8 @@ def control_sheet(view: View) -> Table | None:
         figure("Drop D (pp)", "drop", sign=True, spread=True),
         *([figure("Excess gap E (pp)", "excess", sign=True, spread=True)] if view.has_excess else []),
         figure("Tail share (pp)", "tail_share", sign=True),
-        Column("Churn", _churn),
+        figure("Churn (%)", "churn", scale=100),
+        figure("Churn floor (%)", "churn_floor", scale=100),
     ]
     caption = (
         "What a technique must be read beside: more training of the dense model, the student without a teacher, and "

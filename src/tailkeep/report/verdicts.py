@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import Any
 
@@ -9,6 +10,11 @@ from tailkeep.analysis.result import StudyAnalysis, Verdict
 from tailkeep.report import words
 from tailkeep.report.select import View, cleaned
 from tailkeep.report.theme import VERDICTS
+
+NEGATIVE = re.compile(r"(?<![\w.)-])-(?=\d)")
+UNIT = re.compile(r"(?<=\d) (?=(?:pp|%|seeds?)(?!\w))")
+LONGEST = 96
+"""Characters of a headline that names the techniques; a longer one counts them."""
 
 HEADS = {
     "dataset": "Dataset",
@@ -97,11 +103,15 @@ def _signed(row: dict[str, str], key: str) -> str:
 
 
 def said(verdict: Verdict) -> str:
-    """Return the sentence without the technique's name in front, for a place that has it as its head."""
+    """Return the sentence without the technique's name in front, for a place that has it as its head.
+
+    Numbers get a real minus and stay beside their unit.
+    """
     start, colon, rest = verdict.sentence.partition("): ")
-    if colon and start.startswith(f"{verdict.method} ("):
-        return rest[:1].upper() + rest[1:]
-    return verdict.sentence
+    named = bool(colon) and start.startswith(f"{verdict.method} (")
+    text = rest[:1].upper() + rest[1:] if named else verdict.sentence
+    text = NEGATIVE.sub(words.MINUS, text)
+    return UNIT.sub(words.NO_BREAK, text)
 
 
 def summary(view: View) -> str:
@@ -121,5 +131,10 @@ def summary(view: View) -> str:
         return "Too few seeds: no claim on " + (f"the one {thing}." if total == 1 else f"any of {total} {things}.")
     if len(counted) == 1:
         return f"The one {thing}: {labels[0]}." if total == 1 else f"All {total} {things}: {labels[0]}."
+    if len(view.families) == 1:
+        groups = [(label, [v.method for v in view.analysis.verdicts if v.label == label]) for label, _ in counted]
+        names = ". ".join(f"{label.capitalize()}: {', '.join(methods)}" for label, methods in groups)
+        if len(names) <= LONGEST:
+            return f"{names}."
     parts = ", ".join(f"{many} {label}" for label, many in counted)
     return f"Of {total} {things}: {parts}."

@@ -8,6 +8,7 @@ from typing import Any
 
 NOTHING = "–"
 MINUS = "−"
+NO_BREAK = "\u00a0"
 
 
 def known(value: Any) -> bool:

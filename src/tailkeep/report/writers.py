@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import numbers
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,7 +29,7 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"{\char34}",
     words.MINUS: "$-$",
     words.NOTHING: "--",
     "±": r"$\pm$",
@@ -36,7 +37,11 @@ LATEX = {
     "]": "{]}",
 }
 # Characters that start a link, an image, emphasis, code, HTML or a cell in Markdown.
-MARKDOWN = "\\`*_{}[]<>()#!|~&:"
+MARKDOWN = "\\`*_{}[]<>#!|~&"
+LINK = re.compile(r":(?=\S)|(?<=www)\.|@", re.IGNORECASE)
+"""What makes a bare address a link. Parentheses stay: ``\\(`` opens a formula in some readers."""
+LONG = 40
+"""Rows above which a LaTeX table may break over pages."""
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -64,17 +69,19 @@ def csv_cell(value: Any) -> str:
     return f"'{text}" if text.lstrip(" \n").startswith(FORMULA) or text.startswith(FORMULA) else text
 
 
-def markdown(table: Table) -> str:
-    """Write a table in the pipe form of Markdown, its caption below."""
+def markdown(table: Table, stamp: str = "") -> str:
+    """Write a table in the pipe form of Markdown, its caption below; ``stamp`` says where it comes from."""
     lines = [_piped(markdown_escape(head) for head in table.heads)]
     lines.append(_piped("---:" if number else "---" for number in table.numbers))
     lines.extend(_piped(markdown_escape(_both(cell)) for cell in row) for row in table.rows)
-    return "\n".join(lines) + f"\n\n{markdown_escape(table.caption)}\n"
+    below = [markdown_escape(text) for text in (table.caption, stamp) if text]
+    return "\n\n".join(["\n".join(lines), *below]) + "\n"
 
 
 def markdown_escape(text: str) -> str:
     """Escape what Markdown or HTML would read as more than text."""
     escaped = "".join(f"\\{c}" if c in MARKDOWN else c for c in " ".join(text.split()))
+    escaped = LINK.sub(lambda found: f"\\{found.group()}", escaped)
     return escaped.replace("\\&", "&amp;").replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
@@ -86,24 +93,21 @@ def _both(cell: Cell) -> str:
     return f"{cell.text} {cell.small}".strip()
 
 
-def latex(table: Table) -> str:
-    """Write a table with booktabs rules; longtable is for the reader to choose."""
+def latex(table: Table, stamp: str = "") -> str:
+    """Write a table with booktabs rules, a long one as a longtable; ``stamp`` says where it comes from."""
     layout = "".join("r" if number else "l" for number in table.numbers)
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        "\\begin{table}",
-        "\\centering",
-        f"\\caption{{{latex_escape(table.caption)}}}",
-        f"\\begin{{tabular}}{{{layout}}}",
-        "\\toprule",
-        " & ".join(latex_escape(head) for head in table.heads) + r" \\",
-        "\\midrule",
-        *(" & ".join(latex_escape(_both(cell)) for cell in row) + r" \\" for row in table.rows),
-        "\\bottomrule",
-        "\\end{tabular}",
-        "\\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    head = " & ".join(latex_escape(head) for head in table.heads) + r" \\"
+    rows = [" & ".join(latex_escape(_both(cell)) for cell in row) + r" \\" for row in table.rows]
+    caption = f"\\caption{{{latex_escape(table.caption)}}}"
+    source = [f"% {' '.join(stamp.split())}"] if stamp else []
+    if len(rows) > LONG:
+        top = ["% needs \\usepackage{booktabs,longtable}", *source, f"\\begin{{longtable}}{{{layout}}}"]
+        heads = [f"{caption} \\\\", "\\toprule", head, "\\midrule", "\\endfirsthead"]
+        heads += ["\\toprule", head, "\\midrule", "\\endhead", "\\bottomrule", "\\endfoot"]
+        return "\n".join([*top, *heads, *rows, "\\end{longtable}"]) + "\n"
+    top = ["% needs \\usepackage{booktabs}", *source, "\\begin{table}", "\\centering", caption]
+    body = [f"\\begin{{tabular}}{{{layout}}}", "\\toprule", head, "\\midrule", *rows, "\\bottomrule"]
+    return "\n".join([*top, *body, "\\end{tabular}", "\\end{table}"]) + "\n"
 
 
 def latex_escape(text: str) -> str:

@@ -120,6 +120,16 @@ def environments(plan: Plan, store: Store) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in sorted(facts.items())}
 
 
+def _unfinished(plan: Plan, store: Store, failed: int) -> list[str]:
+    """A note where cells have neither run nor failed, so that a technique which is not there yet is not overlooked."""
+    missing = [cell for cell in plan.cells if store.status("predict", cell.predict_key) != "done"]
+    count = len(missing) - failed
+    if count <= 0:
+        return []
+    methods = ", ".join(dict.fromkeys(str(cell.labels["method"]) for cell in missing))
+    return [f"Not finished: {count} of {len(plan.cells)} cells have not run yet ({methods}). Run the study to go on."]
+
+
 def analyse_plan(
     plan: Plan,
     store: Store,
@@ -134,6 +144,7 @@ def analyse_plan(
 ) -> tuple[pd.DataFrame, StudyAnalysis]:
     """Return the frame and the analysis of what is stored of a plan."""
     frame = cell_frame(plan, store, {name: facts["class_names"] for name, facts in datasets.items()})
+    failures = cell_failures(plan, store)
     precisions = sorted({str(s.spec["recipe"]["precision"]) for s in plan.steps.values() if "recipe" in s.spec})
     provenance = {
         "spec": spec_text,
@@ -147,13 +158,13 @@ def analyse_plan(
     found = analyse(
         frame,
         cell_sizes(plan, store),
-        cell_failures(plan, store),
+        failures,
         name=plan.name,
         margin=margin,
         cuts=cuts,
         planned_twins=twins,
         provenance=provenance,
-        notes=list(notes),
+        notes=[*notes, *_unfinished(plan, store, len(failures))],
         split=split,
     )
     return frame, found

@@ -39,7 +39,10 @@
   });
   all(".bar").forEach(function (bar) { bar.hidden = picks.length < 2; });
 
-  // A head sorts its column; what is not known stays last.
+  // A head sorts its column: up, down, and back to the study's order. What is not known stays last.
+  all("tbody").forEach(function (body) {
+    all("tr", body).forEach(function (row, i) { row.setAttribute("data-row", String(i)); });
+  });
   function value(row, i) {
     var cell = row.cells[i];
     return cell.hasAttribute("data-v") ? Number(cell.getAttribute("data-v")) : cell.textContent;
@@ -52,14 +55,16 @@
   all("th button").forEach(function (button) {
     button.addEventListener("click", function () {
       var head = button.parentNode, table = head.closest("table"), body = table.tBodies[0], i = head.cellIndex;
-      var down = head.getAttribute("aria-sort") === "ascending";
+      var now = head.getAttribute("aria-sort");
+      var next = now === "ascending" ? "descending" : now === "descending" ? null : "ascending";
       all("th", table).forEach(function (other) { other.removeAttribute("aria-sort"); });
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      var numbers = all("td[data-v]", body).some(function (cell) { return cell.cellIndex === i; });
+      if (next) { head.setAttribute("aria-sort", next); }
+      var numbers = all("[data-v]", body).some(function (cell) { return cell.cellIndex === i; });
       Array.prototype.slice.call(body.rows).sort(function (x, y) {
+        if (!next) { return x.getAttribute("data-row") - y.getAttribute("data-row"); }
         var a = value(x, i), b = value(y, i);
         if (numbers && typeof a !== typeof b) { return typeof a === "number" ? -1 : 1; }
-        return (down ? -1 : 1) * compare(a, b);
+        return (next === "descending" ? -1 : 1) * compare(a, b);
       }).forEach(function (row) { body.appendChild(row); });
     });
   });
