@@ -31,7 +31,7 @@ def test_a_second_run_trains_nothing_and_writes_the_same_bytes(
     stored = {p: p.stat().st_mtime_ns for p in (tmp_path / "tailkeep-store").rglob("manifest.json")}
     second = cli("run", "study.yaml", "--workers", "1")
     assert second.returncode == 0, second.stderr
-    assert "0 trainings to do, 14 stored already" in second.stdout
+    assert "0 trainings to do, 18 stored already" in second.stdout
     assert "0 steps done now" in second.stdout
     assert {name: (folder / name).read_bytes() for name in files} == before
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "tailkeep-store").rglob("manifest.json")} == stored

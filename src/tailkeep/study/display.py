@@ -180,7 +180,7 @@ def print_verdict(study: Study, results: Results, outcome: Outcome | None, as_js
     twin = {"full": "E_full", "matched": "E_matched"}.get(analysis.primary_twin, "E")
     table = Table(title=f"{analysis.name}: excess gap {twin} in percentage points (above 0: less robust to imbalance)")
     for name in ("model", "method", "verdict"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # a name that is cut names nothing
     for name in ("excess gap", "95 % interval", "p (Holm)", "seeds"):
         table.add_column(name, justify="right")
     for v in analysis.verdicts:
@@ -237,7 +237,7 @@ def print_status(root: Path, as_json: bool) -> None:
     console = _console()
     table = Table(title=f"{root}")
     for name in ("study", "predictions done", "failed steps", "missing"):
-        table.add_column(name, justify="left" if name == "study" else "right")
+        table.add_column(name, justify="left" if name == "study" else "right", overflow="fold")
     for fact in facts:
         row = (fact["study"], f"{fact['done']}/{fact['goals']}", str(fact["failed"]), str(fact["missing"]))
         table.add_row(*map(escape, row))

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +96,7 @@ class Engine:
                         sorter.done(step.key)
                         continue
                     try:
-                        running[executor.submit(self.work, step, self.runtime)] = step
+                        running[self._submit(executor, step)] = step
                     except BrokenProcessPool:  # a worker died since the last look, perhaps an idle one
                         ready.insert(0, step)
                         if not running:
@@ -131,6 +132,15 @@ class Engine:
         return cf.ProcessPoolExecutor(
             self.workers, multiprocessing.get_context("spawn"), _limit_threads, (self.runtime,)
         )
+
+    def _submit(self, executor: cf.Executor, step: Step) -> cf.Future[str]:
+        future = executor.submit(self.work, step, self.runtime)
+        if self.workers > 1:
+            # The pool looks for its workers to watch at each submission, but before it spawns one for it; without a
+            # second one the death of the youngest worker goes unseen until an elder one is done with its step.
+            with suppress(BrokenProcessPool):  # the future above says so too
+                executor.submit(_nothing)
+        return future
 
     def _may_start(self, step: Step, running: list[Step]) -> bool:
         """Whether a worker is free for a step. A worker's death ends all the running steps, and nobody can tell whose
@@ -185,6 +195,10 @@ def reason_of(record: dict[str, Any]) -> str:
     """Return a failed step's reason and detail as one text."""
     detail = record.get("detail")
     return f"{record['reason']}: {detail}" if detail else str(record["reason"])
+
+
+def _nothing() -> None:
+    """Work that takes no time."""
 
 
 def _limit_threads(runtime: Any) -> None:
