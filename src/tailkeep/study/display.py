@@ -177,20 +177,7 @@ def print_verdict(study: Study, results: Results, outcome: Outcome | None, as_js
         print(json.dumps(found, indent=1))
         return
     console = _console()
-    twin = {"full": "E_full", "matched": "E_matched"}.get(analysis.primary_twin, "E")
-    table = Table(title=f"{analysis.name}: excess gap {twin} in percentage points (above 0: less robust to imbalance)")
-    for name in ("model", "method", "verdict"):
-        table.add_column(name, overflow="fold")  # a name that is cut names nothing
-    for name in ("excess gap", "95 % interval", "p (Holm)", "seeds"):
-        table.add_column(name, justify="right")
-    for v in analysis.verdicts:
-        colour = COLOURS.get(v.label, "default")
-        gap = "–" if v.excess_gap is None or v.excess_gap != v.excess_gap else f"{v.excess_gap:+.2f}"
-        known = v.low is not None and v.high is not None and v.low == v.low
-        interval = f"{v.low:+.2f} to {v.high:+.2f}" if known else "–"
-        p = "–" if v.p_adjusted is None or v.p_adjusted != v.p_adjusted else f"{v.p_adjusted:.3f}"
-        table.add_row(escape(v.model), escape(v.method), f"[{colour}]{v.label}[/]", gap, interval, p, str(v.seeds))
-    console.print(table, soft_wrap=False)
+    console.print(_verdict_table(analysis), soft_wrap=False)
     for v in analysis.verdicts:
         console.print(f"- {escape(v.sentence)}")
     for note in analysis.notes:
@@ -200,6 +187,31 @@ def print_verdict(study: Study, results: Results, outcome: Outcome | None, as_js
     done = "" if outcome is None else f"{len(outcome.done)} steps done now; "
     console.print(f"{done}result hash {analysis.provenance['result_hash'][:16]}")
     console.print(f"report: {results.report.resolve()}", soft_wrap=True)  # a path that wraps cannot be clicked
+
+
+def _verdict_table(analysis: StudyAnalysis) -> Table:
+    twin = {"full": "E_full", "matched": "E_matched"}.get(analysis.primary_twin, "E")
+    table = Table(title=f"{analysis.name}: excess gap {twin} in percentage points (above 0: less robust to imbalance)")
+    tested = any(_figure(v.p_adjusted) is not None for v in analysis.verdicts)
+    for name in ("model", "method", "verdict"):
+        table.add_column(name, overflow="fold")  # a name that is cut names nothing
+    for name in ("excess gap", "95 % interval", *(["p (Holm)"] if tested else []), "seeds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for v in analysis.verdicts:
+        gap, low, high, p = (_figure(value) for value in (v.excess_gap, v.low, v.high, v.p_adjusted))
+        figures = [
+            "–" if gap is None else f"{gap:+.2f}",
+            "–" if low is None or high is None else f"{low:+.2f} to {high:+.2f}",
+            *(["–" if p is None else f"{p:.3f}"] if tested else []),
+        ]
+        word = f"[{COLOURS.get(v.label, 'default')}]{v.label}[/]"
+        table.add_row(escape(v.model), escape(v.method), word, *figures, str(v.seeds))
+    return table
+
+
+def _figure(value: float | None) -> float | None:
+    """A number that is known, else None."""
+    return None if value is None or value != value else value
 
 
 def print_plan(study: Study, as_json: bool) -> None:
