@@ -41,7 +41,7 @@ DataRoot = Annotated[
     typer.Option("--data-root", help="Folder with the datasets (else TAILKEEP_DATA_ROOT, else a download)."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Workers = Annotated[int, typer.Option(help="Worker processes; 0 is one a core. Never changes a result.")]
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 is one a core. Never changes a result.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each step. Other threads give other rounding.")]
 ModelCode = Annotated[
     str | None,
@@ -103,7 +103,7 @@ def run(
     json_out: Json = False,
 ) -> None:
     """Run a study: train, compress, predict, judge; write the report. What is stored is never done again."""
-    from tailkeep.study.display import Display, print_verdict, write_results
+    from tailkeep.study.display import Display, check_out, print_verdict, write_results
 
     opened = _open(
         study,
@@ -112,6 +112,7 @@ def run(
             overrides=overrides, retry_failed=retry_failed, new_data=new_data, new_env=new_env, yes=yes,
         ),
     )  # fmt: skip
+    check_out(opened, out)
     with Display(opened, quiet=json_out) as display:
         outcome = opened.run(display.event, display.wait)
     results = write_results(opened, out)
@@ -180,6 +181,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # typer makes an exit code of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except TailkeepError as error:
         if debug:

@@ -49,5 +49,5 @@ def test_it_learns_the_digits():
 
 
 def test_width_is_bounded():
-    with pytest.raises(ValueError, match="greater than 0"):
+    with pytest.raises(ValueError, match="greater than or equal to"):
         DigitsNet(width=0)

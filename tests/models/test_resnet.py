@@ -35,10 +35,12 @@ def test_the_error_of_a_wrong_depth_names_its_neighbours():
         ResNet(depth=21)
 
 
-def test_width_is_rounded_and_never_zero():
-    model = ResNet(depth=8, width=0.45).build(10, SHAPE)
-    assert [model.conv1.out_channels, model.layer2[0].conv1.out_channels, model.fc.in_features] == [7, 14, 29]
-    assert ResNet(depth=8, width=0.01).build(10, SHAPE).conv1.out_channels == 1
+def test_width_is_rounded_and_keeps_eight_channels():
+    model = ResNet(depth=8, width=0.55).build(10, SHAPE)
+    assert [model.conv1.out_channels, model.layer2[0].conv1.out_channels, model.fc.in_features] == [9, 18, 35]
+    assert ResNet(depth=8, width=0.5).build(10, SHAPE).conv1.out_channels == 8
+    with pytest.raises(ValueError, match="greater than or equal to"):
+        ResNet(depth=8, width=0.45)
 
 
 def test_coerced_settings_are_one_spec():
@@ -71,7 +73,7 @@ def test_first_convolutions_are_named_in_order():
 @pytest.mark.parametrize("shortcut", ["conv", "identity_pad"])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 33, 47)])
 def test_any_image_size_gives_logits(shortcut, shape):
-    model = ResNet(depth=8, width=0.25, shortcut=shortcut).build(7, shape)
+    model = ResNet(depth=8, width=0.5, shortcut=shortcut).build(7, shape)
     assert model(torch.zeros(2, *shape)).shape == (2, 7)
 
 

@@ -194,3 +194,68 @@ def test_an_unexpected_error_is_never_read_as_a_verdict(monkeypatch: pytest.Monk
     error = capsys.readouterr().err
     assert "unexpected RuntimeError: boom" in error
     assert "Traceback" not in error
+
+
+def _open(tmp_path: Path, text: str, **options: Any) -> Any:
+    from tailkeep.study.runner import Options, open_study
+
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    return open_study(tmp_path / "study.yaml", Options(store=tmp_path / "store", **options))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds: [0]", "seeds: [0, 1]\nsubset_seed: 0\ntraining_seed: 0", "one and the same model"),
+        ("{kind: exponential, ratio: 10, n_max: 60}", "{kind: natural}", "seeds 0 and 1 are the same model"),
+        ("seeds: [0]", "seeds: [-1]", "greater than or equal to 0"),
+        ("seeds: [0]", "seeds: [0]\nmargin: 200", "less than 100"),
+        ("seeds: [0]", "seeds: [0]\ngroup_cuts: [100, 20]", "low <= high"),
+        ("name: pruned", "name: dense KD", "belong to the references and controls"),
+        ("{kind: digits_net}", "{kind: digits_net, width: 0.3}", "greater than or equal to 0.5"),
+        ("balanced: none", "balanced: full", "is imported, so it has no balanced twin"),
+    ],
+)
+def test_what_would_mislead_is_refused_before_compute(tmp_path: Path, old: str, new: str, words: str) -> None:
+    from tailkeep.errors import BadInput
+
+    text = STUDY.replace(old, new)
+    if "natural" in new:
+        text = text.replace("seeds: [0]", "seeds: [0, 1]\ntraining_seed: 0")
+    if "balanced" in new:
+        text = text.replace("{kind: digits_net}", "{kind: digits_net}\n    weights: w.safetensors")
+    with pytest.raises(BadInput, match=re.escape(words)):
+        _open(tmp_path, text)
+
+
+def test_settings_of_the_machine_are_checked_before_compute(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY, encoding="utf-8")
+    (tmp_path / "file").write_text("")
+    _refused(cli("run", "study.yaml", "--out", "file"), "--out file: cannot be made")
+    _refused(cli("plan", "study.yaml", "--store", "file"), "the store is a folder")
+    _refused(cli("plan", "study.yaml", "--workers", "-1"), "--workers")
+    _refused(cli("plan", "study.yaml", "--device", "banana"), "choose cpu, cuda or cuda:N")
+    assert not list((tmp_path / "tailkeep-store").glob("t*/*"))
+
+
+def test_a_change_by_set_stands_in_the_study_text_that_the_report_shows(tmp_path: Path) -> None:
+    study = _open(tmp_path, STUDY, overrides=["recipe.epochs=2"])
+    assert study.text == STUDY + "# changed by --set recipe.epochs=2\n"
+
+
+def test_ctrl_c_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import tailkeep.cli as cli_module
+    import tailkeep.study.display as display
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(display, "print_status", interrupt)
+    monkeypatch.setattr(cli_module, "_leave", leave)
+    with pytest.raises(SystemExit) as exit_info:
+        cli_module.main(["status"])
+    assert exit_info.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err

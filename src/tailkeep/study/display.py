@@ -135,6 +135,15 @@ class Results:
     analysis: StudyAnalysis
 
 
+def check_out(study: Study, out: Path | None) -> None:
+    """Make the folder of the results, so that a place that cannot be written is known before hours of compute."""
+    folder = out or Path("tailkeep-results") / study.plan.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {folder}: cannot be made ({error.strerror})") from error
+
+
 def write_results(study: Study, out: Path | None) -> Results:
     """Write report.html, frame.csv and verdict.json; return where."""
     from tailkeep.report.page import write_report

@@ -5,6 +5,7 @@ After this nothing needs torch until a step runs: the plan is made of canonical 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ def default_augment(image_shape: tuple[int, int, int], kind: str) -> Augment:
 def resolve(study: StudySpec, where: Where) -> Resolved:
     """Load the data and write every setting out. Raises ``BadInput`` before any compute."""
     result = Resolved(study.name)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", where.device):
+        raise BadInput(f"--device {where.device}: choose cpu, cuda or cuda:N")
     if where.device.startswith("cuda") and not torch.cuda.is_available():
         raise BadInput(f"--device {where.device}: no CUDA device is available here; use --device cpu")
     code = load_factory(where.model_code) if where.model_code else None
@@ -171,8 +174,8 @@ def _twins(
     if not wanted:
         poorest = int(np.argmin(available))
         result.notes.append(
-            f"{label}: no balanced twin is planned, so the excess gap E is not available "
-            f"(class {names[poorest]!r} has {available[poorest]} images)"
+            f"{label}: the study says 'balanced: none', so the excess gap E is not available "
+            f"(its smallest class, {names[poorest]!r}, has {available[poorest]} images)"
         )
     return ["imbalanced", *wanted]
 

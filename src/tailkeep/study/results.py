@@ -130,6 +130,21 @@ def _unfinished(plan: Plan, store: Store, failed: int) -> list[str]:
     return [f"Not finished: {count} of {len(plan.cells)} cells have not run yet ({methods}). Run the study to go on."]
 
 
+def _without_models(plan: Plan, store: Store) -> list[str]:
+    """A note where a prediction stands without a whole model: its sizes are not known, and the result hash differs."""
+    lost = [
+        str(cell.labels["method"])
+        for cell in plan.cells
+        if store.status("predict", cell.predict_key) == "done"
+        and not store.is_whole(model_kind(plan, cell.model_key), cell.model_key)
+    ]
+    if not lost:
+        return []
+    return [
+        f"{len(lost)} stored models are missing or damaged ({', '.join(dict.fromkeys(lost))}): sizes not available."
+    ]
+
+
 def analyse_plan(
     plan: Plan,
     store: Store,
@@ -164,7 +179,7 @@ def analyse_plan(
         cuts=cuts,
         planned_twins=twins,
         provenance=provenance,
-        notes=[*notes, *_unfinished(plan, store, len(failures))],
+        notes=[*notes, *_unfinished(plan, store, len(failures)), *_without_models(plan, store)],
         split=split,
     )
     return frame, found

@@ -137,10 +137,28 @@ def open_study(path: Path, options: Options) -> Study:
     from tailkeep.study.resolve import Where, resolve
     from tailkeep.study.spec import load_study
 
+    if options.store.exists() and not options.store.is_dir():
+        raise BadInput(f"--store {options.store}: is a file; the store is a folder")
     spec, text = load_study(path, options.overrides)
     _not_too_many(spec, options)
     resolved = resolve(spec, Where(options.data_root, options.cache, options.device, options.model_code))
-    return Study(spec, text, resolved, build_plan(resolved), Store(options.store), options)
+    plan = build_plan(resolved)
+    _seeds_differ(plan)
+    return Study(spec, text, resolved, plan, Store(options.store), options)
+
+
+def _seeds_differ(plan: Plan) -> None:
+    """Refuse seeds that are one and the same work: counted twice they would be evidence of nothing."""
+    seen: dict[tuple[object, ...], int] = {}
+    for cell in plan.cells:
+        if cell.labels["role"] == "technique":
+            names = tuple(cell.labels[n] for n in ("dataset", "setting", "twin", "model", "method"))
+            other = seen.setdefault((*names, cell.predict_key), cell.labels["seed"])
+            if other != cell.labels["seed"]:
+                raise BadInput(
+                    f"seeds {other} and {cell.labels['seed']} are the same model ({cell.labels['method']}, "
+                    f"{cell.labels['setting']}): training_seed is fixed, and the setting takes every image there is"
+                )
 
 
 def _not_too_many(spec: StudySpec, options: Options) -> None:

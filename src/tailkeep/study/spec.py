@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -72,6 +72,8 @@ class MethodEntry(Spec):
     def _check_name(cls, value: str) -> str:
         if value in RESERVED:
             raise ValueError(f"{value!r} has a meaning of its own; choose another name")
+        if value.startswith(("dense", "student alone")):
+            raise ValueError("names that start with 'dense' or 'student alone' belong to the references and controls")
         return _name(value)
 
     @model_validator(mode="after")
@@ -98,7 +100,7 @@ class StudySpec(Spec):
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     recipe: Recipe
     methods: tuple[MethodEntry, ...] = ()
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     balanced: Literal["full", "matched", "both", "none"] = "full"
     loss: AnyLoss = CrossEntropy()
     sampler: AnySampler = Uniform()
@@ -108,7 +110,7 @@ class StudySpec(Spec):
     training_seed: int | None = None
     validation_per_class: int = Field(default=0, ge=0)
     evaluate: Literal["test", "validation"] = "test"
-    margin: float = Field(default=1.0, gt=0)
+    margin: float = Field(default=1.0, gt=0, lt=100)
     group_cuts: tuple[int, int] = (20, 100)
 
     @field_validator("data", "imbalance", "models", "methods", mode="before")
@@ -133,6 +135,17 @@ class StudySpec(Spec):
                 raise ValueError(f"rotate_class_order: {seed} is not among the seeds {list(self.seeds)}")
         if self.evaluate == "validation" and not self.validation_per_class:
             raise ValueError("evaluate: validation needs validation_per_class above 0")
+        low, high = self.group_cuts
+        if not 0 < low <= high:
+            raise ValueError(f"group_cuts are two numbers of training images, 0 < low <= high, not {low} and {high}")
+        if self.subset_seed is not None and self.training_seed is not None and len(self.seeds) > 1:
+            raise ValueError("with subset_seed and training_seed both fixed every seed is one and the same model")
+        imported = [m.label for m in self.models if m.weights is not None]
+        if imported and self.balanced != "none":
+            raise ValueError(
+                f"model {imported[0]!r} is imported, so it has no balanced twin and an excess gap would mean nothing; "
+                "set 'balanced: none'"
+            )
         _check_links(self)
         return self
 
@@ -190,7 +203,8 @@ def load_study(path: Path, overrides: list[str] | None = None) -> tuple[StudySpe
     document = read_yaml(path)
     for override in overrides or []:
         _apply(document, override)
-    return check_study(document), path.read_text(encoding="utf-8")
+    changed = "".join(f"# changed by --set {override}\n" for override in overrides or [])
+    return check_study(document), path.read_text(encoding="utf-8") + changed
 
 
 def _apply(document: Document, override: str) -> None:
