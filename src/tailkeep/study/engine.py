@@ -173,7 +173,7 @@ class Engine:
         """Take in a finished future; return False where the step is to be tried again."""
         try:
             status = future.result(timeout=0)
-        except (BrokenProcessPool, cf.CancelledError, TimeoutError):
+        except (BrokenProcessPool, cf.CancelledError, cf.TimeoutError):  # (3.10 has a TimeoutError of its own)
             self.attempts[step.key] = self.attempts.get(step.key, 0) + 1
             if self.attempts[step.key] <= RETRIES:
                 self.on_event(Event("retry", step, "its worker process died"))
