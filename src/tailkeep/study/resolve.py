@@ -16,7 +16,7 @@ import torch
 from tailkeep.data.batches import Augment
 from tailkeep.data.dataset import Dataset
 from tailkeep.data.profiles import full_twin, matched_twin
-from tailkeep.data.subset import class_order, counts_by_class, hold_out, overlap
+from tailkeep.data.subset import class_counts, class_order, counts_by_class, hold_out, overlap
 from tailkeep.errors import BadInput
 from tailkeep.export.cost import cost
 from tailkeep.files import sha256_file
@@ -96,11 +96,9 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
     chosen = controls.continued if isinstance(controls.continued, tuple) else None
     result.options = {
         "continued": [m.name for m in study.methods] if controls.continued is True else list(chosen or ()),
-        "one_per_recipe": controls.continued is True,
         "student_alone": controls.student_alone,
         "churn_floor": controls.churn_floor,
         "seeds": list(study.seeds),
-        "rotated": list(study.rotate_class_order),
         "training_seed": study.training_seed,
         "evaluate": study.evaluate,
     }
@@ -109,11 +107,11 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
 
 def _one_dataset(study: StudySpec, entry: DataEntry, dataset: Dataset, where: Where, result: Resolved) -> None:
     label, names = entry.source.label, dataset.class_names
-    train = np.bincount(dataset.train.labels, minlength=len(names))
+    labels = dataset.train.labels
     if study.validation_per_class:
-        rest, _ = hold_out(dataset.train.labels, study.validation_per_class, HELD_OUT_SEED)
-        train = np.bincount(dataset.train.labels[rest], minlength=len(names))
-    available = [int(n) for n in train]
+        rest, _ = hold_out(labels, study.validation_per_class, HELD_OUT_SEED)
+        labels = labels[rest]
+    available = list(class_counts(labels, len(names)))
     order = _named_order(entry.class_order, names)
     augment = entry.augment or default_augment(dataset.image_shape, entry.source.kind)
     result.notes += [f"{label}: {note}" for note in dataset.notes]
@@ -255,7 +253,6 @@ def _method(entry: MethodEntry, where: Where, code: ModelCode | None, shapes: li
         "name": entry.name,
         "method": entry.method.plain(),
         "method_version": entry.method.version,
-        "needs_teacher": entry.method.needs_teacher,
         "parent": entry.parent,
         "teacher": entry.teacher,
         "student": None if student is None else _model_plain(student, code),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tailkeep.compression.quantization.grid import PactRound, RoundClamp
 
-OFF, OBSERVE, QUANTIZE = "off", "observe", "quantize"
+OBSERVE, QUANTIZE = "observe", "quantize"
 
 
 class ActivationQuantizer(nn.Module):
