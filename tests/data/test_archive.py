@@ -115,7 +115,11 @@ def test_an_archive_cut_short(path, rng, share):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"\x1f\x8b", gzip.compress(b"no tar at all" * 100)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"<html>not found</html>", b"\x1f\x8b", gzip.compress(b"no tar at all" * 100)],
+    ids=["empty", "a web page", "half a header", "no tar inside"],  # gzip writes the time: not a name for a test
+)
 def test_a_file_that_is_no_archive(path, data):
     path.write_bytes(data)
     with pytest.raises(BadInput, match=r"not a readable \.tar\.gz archive"):
