@@ -49,8 +49,12 @@ def digits():
 
 
 def context(**extra):
-    images, _ = digits()
-    return Context((100,) * 10, SHAPE, 0, CPU, lambda count: list(images[: 64 * count].split(64)), **extra)
+    images, labels = digits()
+
+    def labelled(count, draw):
+        return zip(images[: 64 * count].split(64), labels[: 64 * count].split(64), strict=True)
+
+    return Context((100,) * 10, SHAPE, 0, CPU, labelled, **extra)
 
 
 def train(model, method, given, steps=15, lr=0.02):

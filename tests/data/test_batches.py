@@ -8,7 +8,6 @@ from tailkeep.data.batches import (
     TrainingBatches,
     as_tensor,
     augment_batch,
-    calibration_batches,
     epoch_order,
     evaluation_batches,
     normalize,
@@ -182,29 +181,3 @@ def test_evaluation_keeps_the_order_and_the_pixels(images):
     found = list(evaluation_batches(images, 16, "cpu"))
     assert [len(batch) for batch in found] == [16, 16, 16, 2]
     assert torch.equal(torch.cat(found), normalize(torch.from_numpy(images)))
-
-
-def drawn(images, labels, count, **settings):
-    """The rows that a calibration is made of, in order."""
-    found = torch.cat(list(calibration_batches(images, labels, count, 16, **{"seed": 0, "device": "cpu", **settings})))
-    pixels = [image.tobytes() for image in normalize(torch.from_numpy(images)).contiguous().numpy()]
-    return [pixels.index(image.tobytes()) for image in found.contiguous().numpy()]
-
-
-def test_calibration_begins_with_one_image_of_every_class(images):
-    labels = np.array([0] * 30 + [1] * 18 + [2, 3], dtype=np.int64)  # 2 and 3 have one image each
-    for seed in range(5):
-        rows = drawn(images, labels, 20, seed=seed)
-        assert sorted(labels[rows[:4]].tolist()) == [0, 1, 2, 3]
-        assert len(set(rows)) == 20
-    assert drawn(images, labels, 20) == drawn(images, labels, 20)
-    assert drawn(images, labels, 20) != drawn(images, labels, 20, seed=1)
-    assert drawn(images, labels, 30)[:20] == drawn(images, labels, 20)
-    assert sorted(drawn(images, labels, 999)) == list(range(50))
-
-
-def test_calibration_is_otherwise_uniform(images):
-    labels = np.array([0] * 40 + [1] * 10, dtype=np.int64)
-    share = np.mean([np.mean(labels[drawn(images, labels, 27, seed=seed)[2:]] == 1) for seed in range(60)])
-    # 9 of the 48 images that are left after the first of each class; the standard error is about 0.007.
-    assert abs(share - 9 / 48) < 0.03

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tailkeep.compression.base import Context
-from tailkeep.data.batches import Augment, TrainingBatches, calibration_batches, normalize
+from tailkeep.data.batches import Augment, TrainingBatches, normalize
+from tailkeep.data.calibration import calibration_batches
 from tailkeep.data.dataset import Dataset, Split, split_digest
 from tailkeep.data.digits import Digits
 from tailkeep.data.profiles import full_twin, matched_twin
@@ -313,12 +314,12 @@ def run(method: Any, folder: Path, seed: int = 0, steps: int = 4, student: bool 
     parent = new_parent()
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def calibration(count: int) -> list[Tensor]:
-        batches = list(calibration_batches(images, labels, 64 * count, 64, seed, CPU))
-        seen.extend((batch, batch.clone()) for batch in batches)
+    def labelled(count: int, draw: Any) -> list[tuple[Tensor, Tensor]]:
+        batches = list(calibration_batches(images, labels, 64 * count, 64, seed, CPU, draw))
+        seen.extend((batch, batch.clone()) for batch, _ in batches)
         return batches
 
-    context = Context(COUNTS, SHAPE, seed, CPU, calibration)
+    context = Context(COUNTS, SHAPE, seed, CPU, labelled)
     if student:
         context.build_student = lambda: build_model(STUDENT, None, 10, SHAPE, seed)
     states = [torch.get_rng_state()]

@@ -44,8 +44,8 @@ def network():
 def train(name, checkpoint=None, saved=None, killed=None, precision="float32"):
     """Train from the start, or from the checkpoint if it is whole. Save after ``saved`` steps, die after ``killed``."""
     method = METHODS[name]
-    calibration = [TrainingBatches(IMAGES, LABELS, 8, Augment(crop_padding=0, flip=False), 0, "cpu").batch(0)[0]]
-    context = Context((8,) * 4, SHAPE, 0, torch.device("cpu"), lambda count: calibration)
+    calibration = [TrainingBatches(IMAGES, LABELS, 8, Augment(crop_padding=0, flip=False), 0, "cpu").batch(0)]
+    context = Context((8,) * 4, SHAPE, 0, torch.device("cpu"), lambda count, draw: calibration)
     model = method.prepare(network(), context)
     begun = []
 

@@ -197,7 +197,7 @@ def test_in_bf16_the_model_runs_in_bf16_and_the_loss_in_float32():
         kinds.extend((logits.dtype, value.dtype))
         return value
 
-    context = Context((1, 1, 1), (1, 4, 4), 0, torch.device("cpu"), lambda count: [])
+    context = Context((1, 1, 1), (1, 4, 4), 0, torch.device("cpu"))
     fit(model, training(loss=Method().loss(base, context), recipe=Recipe(steps=1), precision="bf16"))
     assert kinds == [torch.bfloat16, torch.float32, torch.float32]
     assert all(value.dtype == torch.float32 for value in model.parameters())

@@ -7,7 +7,7 @@ new process, before the tensors are loaded into it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,19 +30,24 @@ Change = dict[str, Any]
 class Context:
     """What a method may use. All randomness comes from ``seed`` by ``tailkeep.randomness.stream_seed``.
 
-    ``calibration(count)`` gives batches of normalised training images (N, C, H, W) in evaluation form (no
-    augmentation); it is the only data that a method sees outside of the training loop, and never a test image.
+    ``labelled(count, draw)`` gives ``count`` batches (images (N, C, H, W) normalised, labels (N,)) of the training
+    split in evaluation form (no augmentation); it is the only data that a method sees outside of the training loop, and
+    never a test image. ``draw`` is "random", "balanced" or "tail" (``tailkeep.data.calibration``).
     """
 
     class_counts: tuple[int, ...]
     image_shape: tuple[int, int, int]
     seed: int
     device: torch.device
-    calibration: Callable[[int], Iterable[Tensor]]
+    labelled: Callable[..., Iterable[tuple[Tensor, Tensor]]] = lambda count, draw="random": ()
     build_student: Callable[[], nn.Module] | None = None
     teacher: nn.Module | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     """What the method measured while it worked (achieved ratio, agreement), as plain values; stored with the step."""
+
+    def calibration(self, count: int, draw: str = "random") -> Iterator[Tensor]:
+        """Yield the images of ``labelled`` alone."""
+        return (images for images, _ in self.labelled(count, draw))
 
 
 class Method(Spec):

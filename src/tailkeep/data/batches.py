@@ -172,21 +172,3 @@ def evaluation_batches(images: Images, batch_size: int, device: torch.device | s
     """Yield the images in their order, normalised float32 (B, C, H, W), channels last, without augmentation."""
     for start in range(0, len(images), batch_size):
         yield normalize(as_tensor(images[start : start + batch_size], device))
-
-
-def calibration_batches(
-    images: Images, labels: Labels, count: int, batch_size: int, seed: int, device: torch.device | str
-) -> Iterator[Tensor]:
-    """Yield ``count`` training images (all where there are fewer) drawn by ``seed``, in evaluation form.
-
-    The draw is uniform over the images, but begins with one image of every class, so that a rare class is never absent
-    from a calibration of that many images.
-    """
-    order = epoch_order(len(images), stream_seed(seed, "calibration"), 0)
-    drawn = as_tensor(labels)[order]
-    first = torch.zeros(len(order), dtype=torch.bool)
-    for label in torch.unique(drawn).tolist():
-        first[int((drawn == label).nonzero()[0])] = True
-    chosen = torch.cat([order[first], order[~first]])[:count].numpy()
-    for start in range(0, len(chosen), batch_size):
-        yield normalize(as_tensor(images[chosen[start : start + batch_size]], device))

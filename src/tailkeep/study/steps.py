@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import tailkeep
 from tailkeep.compression.base import Change, Context, Method
-from tailkeep.data.batches import Augment, TrainingBatches, calibration_batches, normalize
+from tailkeep.data.batches import Augment, TrainingBatches, normalize
+from tailkeep.data.calibration import Draw, calibration_batches
 from tailkeep.data.dataset import Dataset, Split
 from tailkeep.data.subset import choose_subset, hold_out
 from tailkeep.errors import BadInput, StepFailed, TailkeepError
@@ -218,11 +219,11 @@ def _transform(work: Work) -> dict[str, Any]:
     seed = stream_seed(spec["seed"], "train", 0) if fresh else stream_seed(spec["seed"], "transform", spec["depth"])
     labels, images = split.labels[chosen], split.images
 
-    def calibration(count: int) -> Any:
+    def labelled(count: int, draw: Draw = "random") -> Any:
         wanted = count * CALIBRATION_BATCH
-        return calibration_batches(images[chosen], labels, wanted, CALIBRATION_BATCH, seed, work.device)
+        return calibration_batches(images[chosen], labels, wanted, CALIBRATION_BATCH, seed, work.device, draw)
 
-    context = Context(tuple(spec["data"]["counts"]), shape, seed, work.device, calibration, facts=work.facts)
+    context = Context(tuple(spec["data"]["counts"]), shape, seed, work.device, labelled, facts=work.facts)
     if fresh:
         context.build_student = lambda: build_model(student, code, classes, shape, stream_seed(seed, "init"))
     if "teacher" in spec["parents"]:
@@ -265,7 +266,7 @@ def _fit(
     )  # fmt: skip
     base = TypeAdapter(AnyLoss).validate_python(spec["loss"]).build(tuple(spec["data"]["counts"]), work.device)
     hooks = method or Method()
-    context = context or Context(tuple(spec["data"]["counts"]), _image_shape(split), seed, work.device, lambda n: [])
+    context = context or Context(tuple(spec["data"]["counts"]), _image_shape(split), seed, work.device)
     training = Training(
         batches=batches, loss=hooks.loss(base, context), recipe=recipe, seed=seed, precision=recipe.precision,
         on_step=lambda m, progress: hooks.on_step(m, progress, context), param_groups=hooks.param_groups(model),
