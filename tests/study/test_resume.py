@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tailkeep.study.results import result_hash
@@ -58,7 +57,7 @@ def test_a_killed_run_resumes_to_the_same_result_hash(
     expected = result_hash(whole.plan, whole.store)
 
     study, store = write(tmp_path / "again.yaml", small), tmp_path / "killed"
-    kills, deadline = 0, time.monotonic() + 90
+    kills, deadline = 0, time.monotonic() + 300
     while kills < 3 and time.monotonic() < deadline:
         process = _start(study, store, workers)
         goal = kills + 1
@@ -67,8 +66,11 @@ def test_a_killed_run_resumes_to_the_same_result_hash(
         if process.poll() is not None:
             break
         time.sleep(0.1)  # into the next step
-        os.killpg(process.pid, signal.SIGKILL)  # the process and its workers, as a machine that loses power
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()  # the main process alone: its workers must not go on beside the next run
         process.wait()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive, "a worker outlived its run"
         kills += 1
     assert kills >= 2, "the run was too short to be killed"
     resumed = opened(small, store=store, workers=workers)

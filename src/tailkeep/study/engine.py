@@ -10,6 +10,7 @@ import concurrent.futures as cf
 import graphlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -130,7 +131,7 @@ class Engine:
             return cf.ThreadPoolExecutor(1)
         # "spawn": a forked torch may hang in its thread pool
         return cf.ProcessPoolExecutor(
-            self.workers, multiprocessing.get_context("spawn"), _limit_threads, (self.runtime,)
+            self.workers, multiprocessing.get_context("spawn"), _start_worker, (self.runtime,)
         )
 
     def _submit(self, executor: cf.Executor, step: Step) -> cf.Future[str]:
@@ -201,7 +202,16 @@ def _nothing() -> None:
     """Work that takes no time."""
 
 
-def _limit_threads(runtime: Any) -> None:
+def _start_worker(runtime: Any) -> None:
     """Before torch is imported in a worker: its libraries start no more threads than a step has."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(runtime.threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose run was killed would train on to its step's end, beside the run that took its place."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
