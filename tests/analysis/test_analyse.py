@@ -11,7 +11,7 @@ from tailkeep.analysis import result
 from tailkeep.analysis.study import analyse
 from tailkeep.errors import BadInput
 
-TABLES = ("accuracy", "gaps", "recall", "tail", "size", "failures", "seed_gaps")
+TABLES = ("accuracy", "gaps", "recall", "tail", "size", "failures", "seed_gaps", "latency", "pareto")
 
 
 def documented_columns() -> dict[str, list[str]]:

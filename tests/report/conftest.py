@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tailkeep.analysis.deployment import latency_table
+from tailkeep.analysis.pareto import PARETO_COLUMNS, on_frontier
 from tailkeep.analysis.result import StudyAnalysis, Verdict
 
 ARMS = {
@@ -328,3 +331,58 @@ def make_analysis() -> Callable[..., StudyAnalysis]:
 def analysis(make_analysis: Callable[..., StudyAnalysis]) -> StudyAnalysis:
     """A study of four techniques and two controls on two settings, ten classes and three seeds."""
     return make_analysis()
+
+
+NO_KERNEL = "no kernel for 4-bit activations: size only, latency not measured"
+
+
+def with_device(study: StudyAnalysis, batches: tuple[int, ...] = (1, 64)) -> StudyAnalysis:
+    """The study with exported files, timed at these batch sizes; nothing timed QAT W8A4."""
+    file = {"gzip_bytes": 0.9, "agreement": 0.9996, "worst_agreement": 0.98, "worst_agreement_class": "truck"}
+    size = study.size.assign(**file, file_bytes=study.size["packed_bytes"] + 9000.0, largest_difference=0.01)
+    size["gzip_bytes"] *= size["file_bytes"]
+    cell = ["dataset", "setting", "twin", "model", "method", "role"]
+    rows = []
+    for each in size.to_dict("records"):
+        timed = each["method"] != "QAT W8A4"
+        ratio = (0.3 + 0.7 * each["macs"] / 41e6) if timed else np.nan
+        for batch in batches:
+            ms = 0.5 * batch * ratio
+            ends = {"median_ms": ms, "low_ms": 0.98 * ms, "high_ms": 1.04 * ms}
+            ratios = {"ratio": ratio, "ratio_low": ratio / 1.05, "ratio_high": ratio * 1.05}
+            note = {"threads": 1, "bits_note": "" if timed else NO_KERNEL}
+            rows.append({**{name: each[name] for name in cell}, "batch": batch, **ends, **ratios, **note})
+    latency = latency_table(pd.DataFrame(rows) if rows else None)
+    return replace(study, size=size, latency=latency, pareto=frontiers(size, latency, cell))
+
+
+def frontiers(size: pd.DataFrame, latency: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """The pareto table of these sizes and latencies, with the recalls of the sizes."""
+    base = size[[*cell, "worst_recall", "accuracy"]].assign(seeds=3, worst_class="truck / ship")
+    parts = []
+    for axis in ("packed_bytes", "file_bytes", "macs"):
+        cost = {"axis": axis, "batch": 0, "cost": size[axis].astype(float), "cost_low": np.nan, "cost_high": np.nan}
+        parts.append(base.assign(**cost))
+    timed = latency[latency["median_ms"].notna()]
+    for batch in sorted(timed["batch"].unique()):
+        mine = timed[timed["batch"] == batch].rename(
+            columns={"median_ms": "cost", "low_ms": "cost_low", "high_ms": "cost_high"}
+        )
+        found = base.merge(mine[[*cell, "batch", "cost", "cost_low", "cost_high"]], on=cell)
+        parts.append(found.assign(axis="latency"))
+    table = pd.concat(parts, ignore_index=True).assign(on_frontier=False)
+    for _, rows in table.groupby(["dataset", "setting", "model", "axis", "batch"]):
+        table.loc[rows.index, "on_frontier"] = on_frontier(rows["cost"], rows["worst_recall"])
+    return table[PARETO_COLUMNS]
+
+
+@pytest.fixture(scope="session")
+def deploy() -> Callable[..., StudyAnalysis]:
+    """Return what gives a study exported and timed files: ``deploy(analysis, batches=())``."""
+    return with_device
+
+
+@pytest.fixture(scope="session")
+def deployed(analysis: StudyAnalysis) -> StudyAnalysis:
+    """The study of ``analysis``, exported and timed."""
+    return with_device(analysis)

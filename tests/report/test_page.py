@@ -17,6 +17,7 @@ import pytest
 
 from tailkeep.errors import BadInput
 from tailkeep.report import page, verdicts, write_report
+from tailkeep.report.select import View
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = (
@@ -269,3 +270,31 @@ def test_a_browser_has_nothing_to_complain_of(report: Path, tmp_path: Path) -> N
     assert b"CONSOLE" not in done.stderr
     assert b"data-tip=" in done.stdout, "the page's script did not run"
     assert b'<div class="bar">' in done.stdout
+
+
+def test_a_device_has_its_section(deployed, report: Path, tmp_path: Path) -> None:
+    out = write_report(deployed, tmp_path / "r.html")
+    text = out.read_text(encoding="utf-8")
+    reader = Reader(text)
+    ids = [attributes["id"] for attributes in reader.all("section")]
+    assert ids[ids.index("size") + 1] == "deployment"
+    figures = {"pareto-bytes", "pareto-macs", "pareto-latency-1", "pareto-latency-64"}
+    assert {a["id"] for a in reader.all("figure")} == {f"figure-{name}" for name in FIGURES | figures}
+    assert {"table-deployment", "table-frontier"} <= {a.get("id") for a in reader.all("table")}
+    tables = {path.name for path in (tmp_path / "r_files" / "tables").iterdir()}
+    assert {"pareto.csv", "latency.csv", "deployment.md", "deployment.tex", "frontier.md"} <= tables
+    for link in {str(a.get("href")) for a in reader.all("a")}:
+        assert link.startswith("#") or (tmp_path / unquote(link)).is_file()
+    style, script = (re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[0] for tag in ("style", "script"))
+    assert page.policy(style, script) in {a.get("content") for a in reader.all("meta")}
+    assert not re.search(r"url\((?!#)|@import|https?://", text)
+    assert "Latency: not measured" not in text
+    # Nothing of it where nothing was exported.
+    plain = report.read_text(encoding="utf-8")
+    assert not re.search(r"pareto|deployment|latency|frontier", plain)
+
+
+def test_a_device_that_was_not_timed_says_so(analysis, deploy) -> None:
+    view = View(deploy(analysis, batches=()))
+    assert '<p class="absent">Latency: not measured.</p>' in page.page_html(view, [], "r_files")
+    assert "tables/latency.csv" not in page.table_files(view)

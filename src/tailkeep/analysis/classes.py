@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from tailkeep.analysis import statistics
 from tailkeep.analysis.cells import Arm, Block, Cells
+from tailkeep.analysis.deployment import CELL_COLUMNS, FILE_COLUMNS, file_figures, with_files
 from tailkeep.analysis.groups import Groups
 from tailkeep.errors import BadInput
 from tailkeep.evaluation import metrics
 
 Floats = NDArray[np.float64]
 
-CELL_COLUMNS = ["dataset", "setting", "twin", "model", "method", "role"]
 ACCURACY_COLUMNS = [
     *CELL_COLUMNS,
     "seeds",
@@ -140,6 +140,7 @@ def _change_figures(change: Floats) -> dict[str, float]:
 def size_table(sizes: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     """Return weights, MACs and packed bytes per arm and twin (means over seeds), beside its accuracy table's figures.
 
+    Where ``sizes`` tells of exported files, their figures (``deployment.FILE_COLUMNS``) stand between.
     Raises BadInput where ``sizes`` has rows but lacks a column.
     """
     figures = ["weights", "macs", "packed_bytes"]
@@ -154,4 +155,9 @@ def size_table(sizes: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
         if (means[name] % 1 == 0).all():
             means[name] = means[name].astype("int64")
     beside = accuracy[[*CELL_COLUMNS, "worst_recall", "accuracy"]]
-    return means.merge(beside, on=CELL_COLUMNS, how="left")[SIZE_COLUMNS]
+    table = means.merge(beside, on=CELL_COLUMNS, how="left")[SIZE_COLUMNS]
+    files = with_files(sizes)
+    if files is None:
+        return table
+    table = table.merge(file_figures(files), on=CELL_COLUMNS, how="left")
+    return table[[*CELL_COLUMNS, *figures, *FILE_COLUMNS, "worst_recall", "accuracy"]]

@@ -54,8 +54,14 @@ class StudyAnalysis:
         (the study's most frequent, middle and rarest group, whatever ``group_names`` calls them; two groups: medium is
         NaN; a study of step and other settings has both families of names)
     size: dataset setting twin model method role weights macs packed_bytes worst_recall accuracy
+        (where a model was exported, also file_bytes gzip_bytes agreement worst_agreement worst_agreement_class
+        largest_difference)
     failures: dataset setting twin model method seed reason detail
     seed_gaps: dataset setting twin model method role reference seed accuracy drop gap excess (one row a seed)
+    latency: dataset setting twin model method role batch median_ms low_ms high_ms ratio ratio_low ratio_high speedup
+        speedup_low speedup_high threads bits_note (quartiles; ``speedup`` is 1 / ratio; empty: not measured)
+    pareto: dataset setting twin model method role seeds worst_recall worst_class accuracy axis batch cost cost_low
+        cost_high on_frontier (one row a cost; ``axis`` packed_bytes, file_bytes, macs or, with its batch, latency)
     """
 
     name: str
@@ -77,3 +83,5 @@ class StudyAnalysis:
     provenance: dict[str, Any] = field(default_factory=dict)
     """``spec`` (the study file's text), ``environment`` (dict), ``data`` (dict of hashes), ``result_hash``,
     ``code_version``, ``steps`` (count), ``compute_seconds``."""
+    latency: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pareto: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -10,9 +10,11 @@ import pandas as pd
 from tailkeep import frame as frames
 from tailkeep.analysis.cells import read_cells
 from tailkeep.analysis.classes import accuracy_table, recall_table, size_table
+from tailkeep.analysis.deployment import agreement_notes, latency_table
 from tailkeep.analysis.gaps import mean_gaps, seed_gaps
 from tailkeep.analysis.groups import make_groups
 from tailkeep.analysis.notes import make_notes
+from tailkeep.analysis.pareto import pareto_table
 from tailkeep.analysis.result import StudyAnalysis
 from tailkeep.analysis.tail import tail_table
 from tailkeep.analysis.verdict import contrasts, judge
@@ -26,6 +28,7 @@ def analyse(
     sizes: pd.DataFrame,
     failures: pd.DataFrame,
     *,
+    latency: pd.DataFrame | None = None,
     name: str,
     margin: float = 1.0,
     cuts: tuple[int, int] = (20, 100),
@@ -38,6 +41,9 @@ def analyse(
 
     ``frame`` has ``tailkeep.frame.COLUMNS``; ``sizes`` has dataset, setting, twin, model, method, role, seed, weights,
     macs, packed_bytes; ``failures`` dataset, setting, twin, model, method, seed, reason, detail (both may be empty).
+    ``sizes`` may also have ``deployment.FILE_COLUMNS``, NaN where a cell was not exported. ``latency`` has a row a cell
+    and batch size, without seeds: dataset, setting, twin, model, method, role, batch, median_ms, low_ms, high_ms,
+    ratio, ratio_low, ratio_high (time over the dense model's), threads, bits_note (why there is no time).
     ``margin`` is in percentage points, ``cuts`` in training images, ``planned_twins`` among "full" and "matched".
 
     Missing cells are never an error: figures come from the seeds for which both sides are there, and the notes say so.
@@ -53,6 +59,8 @@ def analyse(
     per_seed = seed_gaps(cells, planned_twins)
     made = contrasts(cells, groups, per_seed, failed, primary)
     accuracy = accuracy_table(cells)
+    size, times = size_table(sizes, accuracy), latency_table(latency)
+    made_notes = [*notes, *make_notes(cells, groups, per_seed, made, failed, planned_twins)]
     several = len({arm.dataset for arm in cells.arms}) > 1
     return StudyAnalysis(
         name=name,
@@ -67,11 +75,13 @@ def analyse(
         gaps=mean_gaps(per_seed),
         recall=recall_table(cells, groups),
         tail=tail_table(cells, groups),
-        size=size_table(sizes, accuracy),
+        size=size,
         failures=failed,
         seed_gaps=per_seed,
-        notes=tuple(dict.fromkeys([*notes, *make_notes(cells, groups, per_seed, made, failed, planned_twins)])),
+        notes=tuple(dict.fromkeys([*agreement_notes(sizes, cells), *made_notes])),
         provenance=dict(provenance),
+        latency=times,
+        pareto=pareto_table(cells, accuracy, size, times),
     )
 
 

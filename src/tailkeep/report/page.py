@@ -17,13 +17,32 @@ import pandas as pd
 from tailkeep.analysis.result import StudyAnalysis
 from tailkeep.errors import BadInput
 from tailkeep.files import write_atomic
-from tailkeep.report import canvas, charts, forest, heatmap, origin, svg, tables, theme, verdicts, words, writers
+from tailkeep.report import (
+    canvas,
+    charts,
+    deployment,
+    forest,
+    heatmap,
+    origin,
+    pareto,
+    svg,
+    tables,
+    theme,
+    verdicts,
+    words,
+    writers,
+)
 from tailkeep.report.select import View, cleaned
 
 OURS = re.compile(
-    r"(excess-gap|accuracy|groups|size|recall-change|recall|verdicts|gaps|seed_gaps|tail|failures|drop|gap|excess|controls)"
+    r"(excess-gap|accuracy|groups|size|recall-change|recall|verdicts|gaps|seed_gaps|tail|failures|drop|gap|excess|controls"
+    r"|pareto|deployment|frontier|latency)"
     r"(-[a-z0-9-]+)?\.(png|svg|csv|md|tex)"
 )
+
+
+NUMBERS = ("verdicts", "accuracy", "gaps", "recall", "tail", "size", "seed_gaps", "failures")
+"""The analysis' own tables, in the order in which the page links them."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,7 @@ def draw(view: View) -> list[Drawn]:
         charts.group_figure(view),
         *heatmap.heat_figures(view, "recall"),
         charts.size_figure(view),
+        *pareto.pareto_figures(view),
     ]
     drawn = []
     for i, figure in enumerate(each for each in found if each is not None):
@@ -106,6 +126,8 @@ def sheets(view: View) -> dict[str, tables.Table]:
         tables.tail_sheet(view),
         tables.control_sheet(view),
         tables.size_sheet(view),
+        deployment.deployment_sheet(view),
+        deployment.frontier_sheet(view),
         tables.recall_sheet(view),
         tables.failure_sheet(view),
     ]
@@ -124,6 +146,7 @@ def table_files(view: View) -> dict[str, str]:
         "size": result.size,
         "failures": result.failures,
         "seed_gaps": result.seed_gaps,
+        **_device_frames(view),
     }
     line = origin.stamp(view)
     files = {f"tables/{name}.csv": writers.csv_text(frame) for name, frame in frames.items()}
@@ -131,6 +154,14 @@ def table_files(view: View) -> dict[str, str]:
         files[f"tables/{name}.md"] = writers.markdown(table, line)
         files[f"tables/{name}.tex"] = writers.latex(table, line)
     return files
+
+
+def _device_frames(view: View) -> dict[str, pd.DataFrame]:
+    """Return the tables that a study has where its models were exported or timed."""
+    if not view.has_deployment:
+        return {}
+    found = {"pareto": view.analysis.pareto, "latency": view.analysis.latency}
+    return {name: frame for name, frame in found.items() if len(frame)}
 
 
 def page_html(view: View, drawn: Sequence[Drawn], folder: str) -> str:
@@ -142,6 +173,7 @@ def page_html(view: View, drawn: Sequence[Drawn], folder: str) -> str:
         loader=jinja2.FunctionLoader(_template), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     style = theme.css() + _method_css(view) + _template("style.css")
+    style += _template("device.css") if view.has_deployment else ""
     script = _template("page.js")
     figures = [
         {
@@ -176,6 +208,9 @@ def _words(view: View) -> dict[str, Any]:
         "methods": [{"name": method, "number": i, "role": view.roles[method]} for i, method in enumerate(view.methods)],
         "number_of": {method: i for i, method in enumerate(view.methods)},
         "has_excess": view.has_excess,
+        "has_deployment": view.has_deployment,
+        "has_latency": view.analysis.latency["median_ms"].notna().any() if len(view.analysis.latency) else False,
+        "numbers": [*NUMBERS, *_device_frames(view)],
         "group_rule": words.sentence(view.analysis.group_rule),
         "origin": origin.origin(view),
     }

@@ -121,6 +121,13 @@ class View:
         return bool((gaps["excess"].notna() & (gaps["role"] != "dense")).any())
 
     @cached_property
+    def has_deployment(self) -> bool:
+        """Whether a model was exported or timed."""
+        size, latency = self.analysis.size, self.analysis.latency
+        exported = "file_bytes" in size.columns and bool(size["file_bytes"].notna().any())
+        return exported or (len(latency) > 0 and bool(latency["median_ms"].notna().any()))
+
+    @cached_property
     def headline_reference(self) -> dict[tuple[str, str, str], str]:
         """The reference that a method is judged against, by (dataset, model, method)."""
         best: dict[tuple[str, str, str], str] = {}

@@ -87,11 +87,13 @@ def order(value: Any) -> float | None:
     return float(value) if words.known(value) else None
 
 
-def _records(frame: pd.DataFrame) -> list[Row]:
+def records(frame: pd.DataFrame) -> list[Row]:
+    """Return a frame's rows."""
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _place(view: View) -> list[Column]:
+def place(view: View) -> list[Column]:
+    """Return the columns that name what differs within the study: dataset, model, both or neither."""
     return [text(name.capitalize(), name) for name in view.shown]
 
 
@@ -135,10 +137,10 @@ def gap_pivot(view: View, what: str, name: str, caption: str) -> Table | None:
     settings = [s for s in view.settings if (wanted["setting"] == s).any()]
     keys = ["dataset", "model", "method", "reference", "twin"]
     rows: dict[tuple[Any, ...], Row] = {}
-    for row in _records(wanted):
+    for row in records(wanted):
         key = tuple(row[k] for k in keys)
         rows.setdefault(key, {k: row[k] for k in keys})[f"at {row['setting']}"] = row
-    columns = [*_place(view), text("Method", "method")]
+    columns = [*place(view), text("Method", "method")]
     if what != "gap":
         columns.append(Column("Against", lambda row: Cell(reference_name(row["reference"])), number=False))
     if what != "drop" and wanted["twin"].nunique() > 1:
@@ -174,7 +176,7 @@ def reference_name(reference: str) -> str:
 def accuracy_sheet(view: View) -> Table:
     """Return accuracy and its kin, the imbalanced cells and their twins."""
     columns = [
-        *_place(view),
+        *place(view),
         text("Setting", "setting"),
         text("Trained on", "twin"),
         text("Method", "method"),
@@ -187,7 +189,7 @@ def accuracy_sheet(view: View) -> Table:
         figure("Seeds", "seeds", 0),
     ]
     caption = "Means over seeds; ± is the standard deviation over seeds. Worst class: the mean of each seed's lowest."
-    return made("accuracy", caption, columns, _records(view.ordered(view.analysis.accuracy)))
+    return made("accuracy", caption, columns, records(view.ordered(view.analysis.accuracy)))
 
 
 def _mean_sd(row: Row) -> Cell:
@@ -200,7 +202,7 @@ def tail_sheet(view: View) -> Table:
     frame = view.ordered(view.one_twin(view.analysis.tail))
     frame = frame[(frame["reference"] != "self")] if len(frame) else frame
     columns = [
-        *_place(view),
+        *place(view),
         text("Setting", "setting"),
         text("Method", "method"),
         Column("Against", lambda row: Cell(reference_name(row["reference"])), number=False),
@@ -220,13 +222,13 @@ def tail_sheet(view: View) -> Table:
         "differences between classes grow; excess risk gap: the largest difference between two classes in the change "
         "of loss; churn: test images whose predicted class changes; its floor: churn between two dense seeds."
     )
-    return made("tail", caption, columns, _records(frame))
+    return made("tail", caption, columns, records(frame))
 
 
 def size_sheet(view: View) -> Table:
     """Return what each model weighs."""
     columns = [
-        *_place(view),
+        *place(view),
         text("Setting", "setting"),
         text("Method", "method"),
         written("Packed", "packed_bytes", words.size),
@@ -236,7 +238,7 @@ def size_sheet(view: View) -> Table:
         figure(f"{view.analysis.accuracy_is.capitalize()} (%)", "accuracy"),
     ]
     frame = view.analysis.size
-    rows = _records(view.ordered(view.one_twin(frame))) if len(frame) else []
+    rows = records(view.ordered(view.one_twin(frame))) if len(frame) else []
     return made("size", "Size of each model, on the imbalanced data, beside what it still recognises.", columns, rows)
 
 
@@ -250,7 +252,7 @@ def control_sheet(view: View) -> Table | None:
     beside = view.one_twin(view.analysis.tail)
     both = gaps.merge(beside[[*key, "tail_share", "churn", "churn_floor"]], on=key, how="left")
     columns = [
-        *_place(view),
+        *place(view),
         text("Setting", "setting"),
         text("Method", "method"),
         text("Role", "role"),
@@ -265,7 +267,7 @@ def control_sheet(view: View) -> Table | None:
         "What a technique must be read beside: more training of the dense model, the student without a teacher, and "
         "the churn between two dense models of different seeds."
     )
-    return made("controls", caption, columns, _records(both))
+    return made("controls", caption, columns, records(both))
 
 
 def failure_sheet(view: View) -> Table | None:
@@ -282,13 +284,13 @@ def failure_sheet(view: View) -> Table | None:
         text("Reason", "reason"),
         text("Detail", "detail"),
     ]
-    return made("failures", "Cells that failed. None of them is ranked.", columns, _records(view.analysis.failures))
+    return made("failures", "Cells that failed. None of them is ranked.", columns, records(view.analysis.failures))
 
 
 def recall_sheet(view: View) -> Table:
     """Return recall by class: long, so the page leaves it to the files."""
     columns = [
-        *_place(view),
+        *place(view),
         text("Setting", "setting"),
         text("Trained on", "twin"),
         text("Method", "method"),
@@ -301,4 +303,4 @@ def recall_sheet(view: View) -> Table:
         figure("Change (pp)", "change", sign=True, spread=True),
     ]
     frame = view.ordered(view.analysis.recall, "rank")
-    return made("recall", "Recall by class, most frequent first.", columns, _records(frame))
+    return made("recall", "Recall by class, most frequent first.", columns, records(frame))
