@@ -79,7 +79,7 @@ def test_what_a_plain_network_can_lose():
 
 
 def test_a_residual_stream_a_normalised_group_and_the_head_stay():
-    assert prunable(Mixed(), SHAPE) == ["inner", "left", "right"]
+    assert prunable(Mixed(), SHAPE) == ["inner", "before_depthwise", "left", "right"]
 
 
 @pytest.mark.parametrize("factory", [Vgg, Mixed])
@@ -94,9 +94,9 @@ def test_user_models_removed_equals_masked(factory):
         convolution = masked.get_submodule(name)
         convolution.weight.data[[0, 3]] = 0
         convolution.bias.data[[0, 3]] = 0
-    if factory is Vgg:
-        masked.features[1].weight.data[[0, 3]] = 0
-        masked.features[1].bias.data[[0, 3]] = 0
+    behind = masked.features[1] if factory is Vgg else masked.depthwise
+    behind.weight.data[[0, 3]] = 0
+    behind.bias.data[[0, 3]] = 0
     x = torch.randn(3, *SHAPE, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(pruned(x), masked(x), rtol=1e-10, atol=1e-10)

@@ -271,8 +271,13 @@ def test_a_sampler_draws_what_it_promises(cls: Any) -> None:
 
 IDENTITY: dict[str, dict[str, Any] | None] = {
     "filter_pruning": {"ratio": 0},
+    "weight_pruning": {"ratio": 0},
     "qat": {"weight_bits": 32, "activation_bits": 32},
+    "ptq": {"weight_bits": 32, "activation_bits": 32},
     "distillation": {},  # with no training, a copy of the parent
+    "dkd": {},
+    "feature_distillation": {},
+    "self_distillation": None,  # a fresh network
     "continue": {},
 }
 """Settings with which a method without training gives its parent's logits; None where it has none."""

@@ -41,6 +41,7 @@ class Context:
     device: torch.device
     labelled: Callable[..., Iterable[tuple[Tensor, Tensor]]] = lambda count, draw="random": ()
     build_student: Callable[[], nn.Module] | None = None
+    build_fresh: Callable[[], nn.Module] | None = None  # the parent's own architecture, drawn anew
     teacher: nn.Module | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     """What the method measured while it worked (achieved ratio, agreement), as plain values; stored with the step."""
@@ -65,6 +66,11 @@ class Method(Spec):
     def needs_teacher(self) -> bool:
         """Whether training needs a teacher (the parent, unless the study names another)."""
         return False
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method has a training; one without takes no recipe."""
+        return True
 
     def prepare(self, model: nn.Module, context: Context) -> nn.Module:
         """Change the parent in place (or build a student) and return the module that is trained."""

@@ -10,9 +10,14 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
+from tailkeep.compression.distillation.decoupled import DecoupledDistillation
+from tailkeep.compression.distillation.feature import FeatureDistillation
 from tailkeep.compression.distillation.hinton import Distillation
+from tailkeep.compression.distillation.self_distillation import SelfDistillation
 from tailkeep.compression.identity import Continue
 from tailkeep.compression.pruning.filter_rank import FilterPruning
+from tailkeep.compression.pruning.weight_magnitude import WeightPruning
+from tailkeep.compression.quantization.ptq import PostTrainingQuantization
 from tailkeep.compression.quantization.qat import QuantizationAwareTraining
 from tailkeep.data.arrays import Arrays
 from tailkeep.data.cifar import Cifar10, Cifar100
@@ -32,7 +37,15 @@ AnyModel = Annotated[ResNet | DigitsNet | UserModel, Field(discriminator="kind")
 AnyLoss = Annotated[CrossEntropy | BalancedSoftmax, Field(discriminator="kind")]
 AnySampler = Annotated[Uniform | ClassBalanced, Field(discriminator="kind")]
 AnyMethod = Annotated[
-    FilterPruning | QuantizationAwareTraining | Distillation | Continue,
+    FilterPruning
+    | WeightPruning
+    | QuantizationAwareTraining
+    | PostTrainingQuantization
+    | Distillation
+    | DecoupledDistillation
+    | FeatureDistillation
+    | SelfDistillation
+    | Continue,
     Field(discriminator="kind"),
 ]
 

@@ -1,75 +1,61 @@
-"""Filter-rank pruning: the filters of smallest norm are physically removed, then the model is fine-tuned.
+"""Filter pruning: the filters of least worth are physically removed, before the training or in the course of it.
 
-Li et al. 2017, "Pruning Filters for Efficient ConvNets"; the ResNet-56 schedules are Distiller's.
+Li et al. 2017, "Pruning Filters for Efficient ConvNets"; the ResNet-56 schedules are Distiller's. Criteria,
+schedules and targets each have a file of their own beside this one, with their sources.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
-from fractions import Fraction
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from tailkeep.compression.base import Change, Context, Method
-from tailkeep.compression.pruning.removal import plain_convolution, prunable, remove_filters, weight_count
+from tailkeep.compression.base import Change, Context
+from tailkeep.compression.pruning import counting, masking
+from tailkeep.compression.pruning.counting import Ledger
+from tailkeep.compression.pruning.coupling import plan_of
+from tailkeep.compression.pruning.criteria import Criterion, filter_scores, score_layers
+from tailkeep.compression.pruning.removal import prunable, remove_filters, weight_count, width
+from tailkeep.compression.pruning.schedule import SCHEDULES, PacedMethod
+from tailkeep.compression.pruning.selection import Filters, Goal, lowest, removed_count
 from tailkeep.errors import StepFailed
 from tailkeep.randomness import stream_seed
 
+__all__ = ["SCHEDULES", "FilterPruning", "filter_scores", "lowest", "removed_count"]
 
-def _resnet56(layer1: float, layer2: float, block1: float, layer3: float) -> dict[str, float]:
-    """Ratios by layer, blocks counted from 0: layer2 spares blocks 0, 5 and 8, layer3 block 0 and 4."""
-    ratios = {f"layer1.{block}.conv1": layer1 for block in range(9)}
-    ratios |= {f"layer2.{block}.conv1": layer2 for block in (1, 2, 3, 4, 6, 7)}
-    ratios["layer3.1.conv1"] = block1
-    return ratios | {f"layer3.{block}.conv1": layer3 for block in (2, 3, 5, 6, 7, 8)}
-
-
-SCHEDULES: dict[str, dict[str, float]] = {
-    "resnet56_filter_rank": _resnet56(0.6, 0.5, 0.1, 0.3),
-    "resnet56_filter_rank_v2": _resnet56(0.7, 0.6, 0.2, 0.4),
-}
-"""The published schedules: ratio by layer; a layer that is not named keeps all its filters."""
+NAMES, GOAL, MET = "_pruned_layers", "_pruning_goal", "_pruning_met"
+"""Plain attributes of a model between ``prepare`` and ``finish``: the layers that were prunable before they became
+narrow, what is to go, and at what point that was last reached. All follow from the model's shape and buffers, so that a
+resumed training finds them again.
+"""
 
 
-def removed_count(ratio: float, filters: int) -> int:
-    """Return floor(ratio * filters), with the ratio read as the decimal that it is written as (0.29 * 100 is 29)."""
-    return math.floor(Fraction(repr(float(ratio))) * filters)
+class FilterPruning(PacedMethod):
+    """Remove the filters of least worth from each prunable convolution (of a residual network: each block's first).
 
-
-def filter_scores(weight: Tensor, criterion: str, generator: torch.Generator | None = None) -> Tensor:
-    """Return a float64 score a filter (C_out,) on the CPU; the smallest go first.
-
-    ``weight`` is (C_out, C_in, H, W). "l1" and "l2": the norm divided by the number of the filter's weights; "random":
-    uniform draws from ``generator``.
-    """
-    flat = weight.detach().to("cpu", torch.float64).flatten(1)
-    if criterion == "random":
-        return torch.rand(len(flat), generator=generator, dtype=torch.float64)
-    norms = flat.abs().sum(1) if criterion == "l1" else flat.square().sum(1).sqrt()
-    return norms / flat.shape[1]
-
-
-def lowest(scores: Tensor, count: int) -> list[int]:
-    """Return the indices of the ``count`` smallest scores, ascending; of equal scores the lower index goes first."""
-    return sorted(torch.argsort(scores, stable=True)[:count].tolist())
-
-
-class FilterPruning(Method):
-    """Remove floor(``ratio`` * n) filters of each prunable convolution (of a residual network: each block's first).
-
-    ``ratios`` overrides ``ratio`` for the convolutions that it names. ``schedule`` takes a published ResNet-56
-    schedule instead of both. ``criterion``: L1 norm a weight (the published one), L2 norm, or random (the control).
+    ``ratio``: the share that goes: with ``target`` "filters" floor(``ratio`` * n) of each layer; with "macs" or "bytes"
+    as few filters as take that share from the *whole model's* multiply-accumulates or weights. ``scope``: each layer by
+    itself, or one ranking over all. ``ratios`` overrides ``ratio`` for the layers that it names, ``schedule`` takes a
+    published ResNet-56 schedule instead of both. ``criterion``: what makes a filter worth keeping; the L1 norm a weight
+    is the published one, "random" the control. The Taylor criteria look at ``calibration_batches`` batches of training
+    images by ``calibration_draw``. ``linear_layers``: also prune the hidden linear layers of MLPs. A layer keeps at
+    least ``min_filters``.
     """
 
     kind: Literal["filter_pruning"] = "filter_pruning"
     ratio: float = Field(0.5, ge=0, lt=1)
     ratios: dict[str, float] | None = None
     schedule: Literal["uniform", "resnet56_filter_rank", "resnet56_filter_rank_v2"] = "uniform"
-    criterion: Literal["l1", "l2", "random"] = "l1"
+    criterion: Criterion = "l1"
+    scope: Literal["layer", "global"] = "layer"
+    target: Literal["filters", "macs", "bytes"] = "filters"
+    min_filters: int = Field(1, ge=1)
+    linear_layers: bool = False
+    calibration_batches: int = Field(8, ge=1)
+    calibration_draw: Literal["random", "balanced", "tail"] = "random"
 
     @field_validator("ratios")
     @classmethod
@@ -83,17 +69,20 @@ class FilterPruning(Method):
     def _one_way_to_say_it(self) -> FilterPruning:
         if self.schedule != "uniform" and (self.ratios is not None or self.ratio != 0.5):
             raise ValueError(f"schedule {self.schedule} has its own ratios; leave ratio and ratios out")
+        by_name = self.schedule != "uniform" or self.ratios is not None
+        if by_name and (self.scope != "layer" or self.target != "filters"):
+            raise ValueError("ratios and schedule are shares of each layer's filters; scope and target need one ratio")
         return self
 
     def layer_ratios(self, model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, float]:
-        """Return the ratio of every prunable convolution of ``model`` by name, in the order of the forward pass.
+        """Return the ratio of every prunable layer of ``model`` by name, in the order of the forward pass.
 
         Raises ``StepFailed`` with reason ``pruning`` where a named layer is not prunable, nothing is, or the schedule
         belongs to another network.
         """
-        targets = prunable(model, image_shape)
+        targets = prunable(model, image_shape, self.linear_layers)
         if not targets:
-            raise StepFailed("pruning", "no convolution of this model can lose filters without changing another layer")
+            raise StepFailed("pruning", self._nothing(model, image_shape))
         if self.schedule != "uniform":
             self._check_resnet56(model, targets)
             return {name: SCHEDULES[self.schedule].get(name, 0.0) for name in targets}
@@ -108,23 +97,85 @@ class FilterPruning(Method):
 
     def _check_resnet56(self, model: nn.Module, targets: list[str]) -> None:
         expected = [f"layer{layer}.{block}.conv1" for layer in (1, 2, 3) for block in range(9)]
-        widths = [plain_convolution(model, name).out_channels for name in targets]
+        widths = [width(model, name) for name in targets]
         if targets != expected or widths != [16] * 9 + [32] * 9 + [64] * 9:
             raise StepFailed("pruning", f"schedule {self.schedule} is for a full-width, unpruned ResNet-56")
 
+    def _nothing(self, model: nn.Module, image_shape: tuple[int, int, int]) -> str:
+        text = "no convolution of this model can lose filters without changing another layer"
+        if not self.linear_layers and prunable(model, image_shape, True):
+            return f"{text}; its hidden linear layers can, with linear_layers: true"
+        return text
+
     def prepare(self, model: nn.Module, context: Context) -> nn.Module:
-        """Remove the filters from ``model`` in place and return it; a ratio of 0 leaves it bit-identical."""
+        """Remove the filters from ``model`` in place and return it; a ratio of 0 leaves it bit-identical.
+
+        With a schedule over the training nothing is removed yet: the model gets its masks. Raises ``StepFailed`` with
+        reason ``pruning`` where nothing can be pruned, a named layer cannot, or the target is out of reach.
+        """
+        goal = self._goal(model, context)
+        dead: Filters = {name: [] for name in goal.ratios}
+        model.__dict__[NAMES] = list(dead)
+        if self.when == "one_shot":
+            return self._remove(model, goal.choose(self._scores(model, goal, dead, context), dead, 1.0), context)
+        # whether the goal is in reach depends on no score: find out before the training
+        goal.choose({name: torch.zeros(size) for name, size in goal.widths.items()}, dead, 1.0)
+        masking.attach(model, goal.plan or plan_of(model, dead, context.image_shape))
+        model.__dict__[GOAL] = goal
+        return model
+
+    def _goal(self, model: nn.Module, context: Context) -> Goal:
         ratios = self.layer_ratios(model, context.image_shape)
+        widths = {name: width(model, name) for name in ratios}
+        if self.target == "filters":
+            return Goal(ratios, widths, self.scope, self.target, self.min_filters)
+        plan = plan_of(model, ratios, context.image_shape)
+        books = Ledger.of(model, counting.positions(model, context.image_shape), self.target)
+        return Goal(ratios, widths, self.scope, self.target, self.min_filters, plan, books)
+
+    def _scores(self, model: nn.Module, goal: Goal, dead: Filters, context: Context) -> dict[str, Tensor]:
+        """The scores of every prunable layer; the random ones are the same at every look."""
+        return score_layers(
+            model,
+            lambda: goal.plan or masking.plan_on(model) or plan_of(model, dead, context.image_shape),
+            self.criterion,
+            dead,
+            lambda: context.labelled(self.calibration_batches, self.calibration_draw),
+            lambda name: torch.Generator().manual_seed(stream_seed(context.seed, self.kind, name)),
+        )
+
+    def on_step(self, model: nn.Module, progress: float, context: Context) -> None:
+        """Mask the filters that are due by now, and set all that are masked to zero again.
+
+        A function of progress and of the model's tensors and buffers alone; what is masked stays masked.
+        """
+        if self.when != "one_shot":
+            self._advance(model, progress, context)
+
+    def _advance(self, model: nn.Module, progress: float, context: Context) -> Filters:
+        """Return what is masked now."""
+        goal = model.__dict__[GOAL]
+        masking.apply(model)  # before any score is taken: the last optimizer step moved what is masked
+        dead = masking.gone(model, goal.ratios)
+        share = self.share(progress)
+        if model.__dict__.get(MET) == (share, dead):
+            return dead
+        if goal.met(dead, share):
+            model.__dict__[MET] = share, dead  # spares later steps the counting
+            return dead
+        masking.mark(model, goal.choose(self._scores(model, goal, dead, context), dead, share))
+        masking.apply(model)
+        return masking.gone(model, goal.ratios)
+
+    def _remove(self, model: nn.Module, filters: Filters, context: Context) -> nn.Module:
+        """Remove the filters in place and write down what that took away."""
+        shape = context.image_shape
         weights_before = weight_count(model)
-        filters: dict[str, list[int]] = {}
-        layers: dict[str, dict[str, int]] = {}
-        for name, ratio in ratios.items():
-            convolution = plain_convolution(model, name)
-            count = removed_count(ratio, convolution.out_channels)
-            generator = torch.Generator().manual_seed(stream_seed(context.seed, self.kind, name))
-            filters[name] = lowest(filter_scores(convolution.weight, self.criterion, generator), count)
-            layers[name] = {"before": convolution.out_channels, "after": convolution.out_channels - count}
-        remove_filters(model, filters, context.image_shape)
+        layers = {
+            name: {"before": width(model, name), "after": width(model, name) - len(filters[name])} for name in filters
+        }
+        cost_before = None if self.target == "filters" else counting.total(model, shape, self.target)
+        remove_filters(model, filters, shape)
         removed, total = sum(map(len, filters.values())), sum(layer["before"] for layer in layers.values())
         weights_after = weight_count(model)
         context.facts |= {
@@ -136,12 +187,31 @@ class FilterPruning(Method):
             "achieved_sparsity": 1 - weights_after / weights_before,
             "layers": layers,
         }
+        if self.target != "filters" and cost_before is not None:
+            after = counting.total(model, shape, self.target)
+            facts = {"what": self.target, "wanted": self.ratio, "before": cost_before, "after": after}
+            context.facts["target"] = {**facts, "achieved": 1 - after / cost_before}
         return model
 
     def finish(self, model: nn.Module, context: Context) -> tuple[nn.Module, Change | None]:
-        """Return the model and the remaining width of every prunable convolution."""
-        names = prunable(model, context.image_shape)
-        widths = {name: plain_convolution(model, name).out_channels for name in names}
+        """Return the model and the remaining width of every layer that was prunable.
+
+        With a schedule this is where what is masked (all that is still due included) is removed; how far that moved the
+        logits of a calibration batch is written down as ``removal_largest_difference``.
+        """
+        if self.when != "one_shot":
+            filters = self._advance(model, 1.0, context)
+            masking.detach(model)
+            for name in (GOAL, MET):
+                model.__dict__.pop(name, None)
+            batches = list(context.calibration(1))[:1]
+            masked = [_logits(model, batch) for batch in batches]
+            self._remove(model, filters, context)
+            for batch, logits in zip(batches, masked, strict=True):
+                difference = (logits - _logits(model, batch)).abs().max()
+                context.facts["removal_largest_difference"] = float(difference)
+        names = model.__dict__.pop(NAMES, None) or prunable(model, context.image_shape, self.linear_layers)
+        widths = {name: width(model, name) for name in names}
         return model, {"kind": self.kind, "values": {"widths": widths}}
 
     def rebuild(self, model: nn.Module, values: dict[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
@@ -150,10 +220,17 @@ class FilterPruning(Method):
         Raises ``StepFailed`` with reason ``pruning`` where the widths do not fit the model.
         """
         trailing: dict[str, list[int]] = {}
-        for name, width in values["widths"].items():
-            filters = plain_convolution(model, name).out_channels
-            if not 0 < width <= filters:
-                raise StepFailed("pruning", f"stored width {width} of {name} does not fit a layer of {filters} filters")
-            trailing[name] = list(range(width, filters))
+        for name, size in values["widths"].items():
+            filters = width(model, name)
+            if not 0 < size <= filters:
+                raise StepFailed("pruning", f"stored width {size} of {name} does not fit a layer of {filters} filters")
+            trailing[name] = list(range(size, filters))
         remove_filters(model, trailing, image_shape)
         return model
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits (N, C) in evaluation mode, float32."""
+    logits: Tensor = model.eval()(images.to(next(model.parameters()).dtype))
+    return logits.float()

@@ -1,4 +1,4 @@
-"""Physical removal of convolution filters, with everything that reads or normalises their channels.
+"""Physical removal of filters (and of hidden units of linear layers), with all that reads or normalises their channels.
 
 The dependencies come from torch-pruning's graph (Fang et al. 2023); which filters go is the caller's choice, by index.
 """
@@ -18,7 +18,9 @@ from torch_pruning.ops import OPTYPE
 from tailkeep.errors import StepFailed
 
 CHANNELWISE = {OPTYPE.BN, OPTYPE.ELEMENTWISE, OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.RESHAPE, OPTYPE.SLICE, OPTYPE.PRELU}
-"""What may lie between a prunable convolution and the layers that read it: each channel is kept apart in it."""
+"""What may lie between a prunable layer and the layers that read it: each channel is kept apart in it."""
+MIXING = ("Bmm", "Softmax", "ScaledDotProduct")
+"""Operations of attention that torch-pruning takes for element-wise ones."""
 
 
 def example_input(model: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
@@ -57,60 +59,88 @@ def traced(model: nn.Module, image_shape: tuple[int, int, int]) -> Iterator[Any]
             parameter.grad = None
 
 
-def plain_convolution(model: nn.Module, name: str) -> nn.Conv2d:
-    """Return the named ``nn.Conv2d``; raises ``StepFailed`` where it is another layer, or is quantized already."""
+def plain_layer(model: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
+    """Return the named convolution or linear layer.
+
+    Raises ``StepFailed`` with reason ``pruning`` where it is another layer, or is quantized already.
+    """
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
         raise StepFailed("pruning", f"the model has no layer {name}") from error
-    if not isinstance(module, nn.Conv2d) or hasattr(module, "weight_bits"):
+    if not isinstance(module, (nn.Conv2d, nn.Linear)) or hasattr(module, "weight_bits"):
         kind = type(module).__name__
-        raise StepFailed("pruning", f"{name} is a {kind}, not a plain convolution; prune before quantizing")
+        raise StepFailed(
+            "pruning", f"{name} is a {kind}, no plain convolution or linear layer; prune before quantizing"
+        )
     return module
 
 
-def prunable(model: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
+def width(model: nn.Module, name: str) -> int:
+    """Return the filters (hidden units) of the named layer; raises as ``plain_layer`` does."""
+    return int(plain_layer(model, name).weight.shape[0])
+
+
+def out_pruner(layer: nn.Module) -> Any:
+    """Return torch-pruning's function that removes output channels of such a layer."""
+    return tp.prune_linear_out_channels if isinstance(layer, nn.Linear) else tp.prune_conv_out_channels
+
+
+def prunable(model: nn.Module, image_shape: tuple[int, int, int], linear_layers: bool = False) -> list[str]:
     """Return the names of the convolutions whose filters may go, in the order of the model's modules.
 
     These are the model's ``first_convolutions()`` where it has that method; else every ungrouped ``nn.Conv2d`` whose
     removed channels are read by other layers alone: no output channel of another layer and no model output goes with
-    them.
+    them, but for depthwise convolutions, which lose the same channels. ``linear_layers`` adds the ``nn.Linear`` of
+    which that is true, after the convolutions: the hidden layer of an MLP, never attention's projections.
     """
     declared: Callable[[], list[str]] | None = getattr(model, "first_convolutions", None)
-    if callable(declared):
-        return list(declared())
-    candidates = {
-        name: module
+    first = list(declared()) if callable(declared) else []
+    kinds: list[type[nn.Module]] = [] if callable(declared) else [nn.Conv2d]
+    kinds += [nn.Linear] if linear_layers else []
+    candidates = [
+        (name, module)
+        for kind in kinds
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and module.groups == 1 and module.out_channels > 1
-    }
+        if isinstance(module, kind) and getattr(module, "groups", 1) == 1 and len(_weight(module)) > 1
+    ]
     if not candidates:
-        return []
+        return first
     with traced(model, image_shape) as graph:
-        return [name for name, module in candidates.items() if _stands_alone(graph, module)]
+        return first + [name for name, module in candidates if _stands_alone(graph, module)]
 
 
-def _stands_alone(graph: Any, convolution: nn.Conv2d) -> bool:
+def _weight(module: nn.Module) -> Tensor:
+    assert isinstance(module.weight, Tensor)
+    return module.weight
+
+
+def _stands_alone(graph: Any, layer: nn.Module) -> bool:
     """Whether removing a filter touches only channel-wise layers and the inputs of convolutions and linear layers."""
-    if convolution not in graph.module2node:
+    if layer not in graph.module2node:
         return False
-    group = graph.get_pruning_group(convolution, tp.prune_conv_out_channels, idxs=[0])
+    group = graph.get_pruning_group(layer, out_pruner(layer), idxs=[0])
     readers = 0
     for dependency, _ in group:
         target = dependency.target
-        if target.module is convolution:
+        module = target.module
+        if module is layer:
             if graph.is_in_channel_pruning_fn(dependency.handler):
                 return False
-            continue
-        if target.type in (OPTYPE.CONV, OPTYPE.LINEAR) and graph.is_in_channel_pruning_fn(dependency.handler):
+        elif target.type == OPTYPE.DEPTHWISE_CONV:
+            if module.in_channels != module.out_channels:
+                return False
+        elif target.type in (OPTYPE.CONV, OPTYPE.LINEAR) and graph.is_in_channel_pruning_fn(dependency.handler):
+            if getattr(module, "groups", 1) != 1:  # it reads by groups of a fixed size: the others would shift
+                return False
             readers += 1
-        elif target.type not in CHANNELWISE:
+        elif target.type not in CHANNELWISE or any(word in str(module) for word in MIXING):
             return False
     return readers > 0
 
 
 def remove_filters(model: nn.Module, filters: Mapping[str, list[int]], image_shape: tuple[int, int, int]) -> None:
-    """Remove, in place, the filters of each named convolution by index, with all that depends on them.
+    """Remove, in place, the filters of each named layer by index, with all that depends on them.
 
     Nothing at all is touched where every list is empty. Raises ``StepFailed`` with reason ``pruning`` where a layer
     would lose all its filters or the model's output would change its shape.
@@ -118,14 +148,13 @@ def remove_filters(model: nn.Module, filters: Mapping[str, list[int]], image_sha
     wanted = {name: sorted(indices) for name, indices in filters.items() if indices}
     if not wanted:
         return
-    convolutions = {name: plain_convolution(model, name) for name in wanted}
+    layers = {name: plain_layer(model, name) for name in wanted}
     with traced(model, image_shape) as graph:
         before = _output_shape(model, image_shape)
         for name, indices in wanted.items():
-            convolution = convolutions[name]
-            if len(indices) >= convolution.out_channels:
-                raise StepFailed("pruning", f"{name} would lose all {convolution.out_channels} filters")
-            group = graph.get_pruning_group(convolution, tp.prune_conv_out_channels, idxs=indices)
+            if len(indices) >= width(model, name):
+                raise StepFailed("pruning", f"{name} would lose all {width(model, name)} filters")
+            group = graph.get_pruning_group(layers[name], out_pruner(layers[name]), idxs=indices)
             group.prune(record_history=False)
         after = _output_shape(model, image_shape)
     if before != after:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tailkeep.compression.quantization.grid import PactRound, RoundClamp
+from tailkeep.compression.quantization.grid import LearnedRound, PactRound, RoundClamp
+from tailkeep.compression.quantization.observers import Observer, affine, batch_range
 
 OBSERVE, QUANTIZE = "observe", "quantize"
 
@@ -50,32 +51,49 @@ class ActivationQuantizer(nn.Module):
 
 
 class RangeLinear(ActivationQuantizer):
-    """Asymmetric range-linear with an exponential moving average of each batch's minimum and maximum."""
+    """Range-linear, its range put together from what an observer sees in each batch (``observers.batch_range``).
+
+    "ema", "percentile" and "mse": an exponential moving average over the batches; "minmax": the widest. The range of
+    "mse" comes from the calibration alone, since a search in every training step would cost more than the step.
+    """
 
     low: Tensor
     high: Tensor
     seen: Tensor
 
-    def __init__(self, bits: int, momentum: float = 0.05) -> None:
+    def __init__(
+        self,
+        bits: int,
+        momentum: float = 0.05,
+        observer: Observer = "ema",
+        percentile: float = 99.9,
+        symmetric: bool = False,
+    ) -> None:
         super().__init__(bits)
-        self.momentum = momentum
+        self.momentum, self.observer, self.percentile, self.symmetric = momentum, observer, percentile, symmetric
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
 
     def observe(self, x: Tensor) -> None:
-        """Move the averages; the first batch sets them. Zero always lies in the range, since padding is zero."""
-        low, high = (extreme.float() for extreme in torch.aminmax(x))
-        low, high = low.clamp_max(0), high.clamp_min(0)
-        self.low.copy_(torch.where(self.seen, self.low + self.momentum * (low - self.low), low))
-        self.high.copy_(torch.where(self.seen, self.high + self.momentum * (high - self.high), high))
+        """Move the range; the first batch sets it. Zero always lies in it, since padding is zero."""
+        if self.observer == "mse" and self.mode != OBSERVE:
+            return
+        low, high = batch_range(x, self.observer, self.percentile, self.bits, self.symmetric)
+        if self.observer == "minmax":
+            low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)  # both start at 0, which is in it
+        else:
+            low = torch.where(self.seen, self.low + self.momentum * (low - self.low), low)
+            high = torch.where(self.seen, self.high + self.momentum * (high - self.high), high)
+        self.low.copy_(low)
+        self.high.copy_(high)
         self.seen.fill_(True)
 
     def settle(self) -> None:
-        """scale = range / levels; the zero point is the integer that means 0."""
-        scale = (self.high - self.low) / self.levels
-        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
-        self.zero_point.copy_(torch.round(-self.low / self.scale).clamp(0, self.levels))
+        """Derive scale and zero point from the range."""
+        scale, zero = affine(self.low, self.high, self.bits, self.symmetric)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero)
 
 
 class Clip(ActivationQuantizer):
@@ -127,3 +145,96 @@ class Pact(ActivationQuantizer):
         if self.mode == QUANTIZE:
             self.settle()
         return super().forward(x)
+
+
+class LearnedStep(ActivationQuantizer):
+    """The step itself is learned (LSQ, Esser et al. 2020), from 2 mean|x| / sqrt(top) over the calibration batches.
+
+    Signed where the calibration saw a negative value, else unsigned; which of the two never changes afterwards.
+    """
+
+    total: Tensor
+    batches: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.step = nn.Parameter(torch.ones(()))
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def observe(self, x: Tensor) -> None:
+        """In calibration, collect the mean of |x| and whether x goes below zero; in training the step learns."""
+        if self.mode == OBSERVE:
+            if bool((x < 0).any()):
+                self.zero_point.fill_(2 ** (self.bits - 1))
+            self.total += x.float().abs().mean()
+            self.batches += 1
+
+    def settle(self) -> None:
+        """The scale follows the step; at the end of the calibration the step takes its first value."""
+        if self.mode == OBSERVE and float(self.batches) > 0:
+            top = self.levels - float(self.zero_point)
+            self.step.data.copy_(2 * self.total / self.batches / top**0.5)
+        self.step.data.clamp_min_(1e-8)
+        self.scale.copy_(self.step.detach())
+
+    def grid(self, x: Tensor) -> Tensor:
+        """Return integers minus the zero point, with the gradient of the step."""
+        return LearnedRound.apply(  # type: ignore[no-untyped-call,no-any-return]
+            x, self.step, -self.zero_point, self.levels - self.zero_point, x[0].numel()
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As the base; the step moved in the last step of the training, so the scale follows it here."""
+        if self.mode == QUANTIZE:
+            self.settle()
+        return super().forward(x)
+
+
+class Shared(nn.Module):
+    """The input of a layer that a ``Point`` has quantized already: the same integers again, and nothing observed."""
+
+    def __init__(self, source: ActivationQuantizer) -> None:
+        super().__init__()
+        self._source = (source,)  # in a tuple, so that its buffers are not stored a second time
+
+    @property
+    def bits(self) -> int:
+        """Bits of the source."""
+        return self._source[0].bits
+
+    @property
+    def scale(self) -> Tensor:
+        """Scale of the source."""
+        return self._source[0].scale
+
+    @property
+    def zero_point(self) -> Tensor:
+        """Zero point of the source."""
+        return self._source[0].zero_point
+
+    def settle(self) -> None:
+        """Nothing: the source settles itself."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Find the integers of an already quantized tensor."""
+        source = self._source[0]
+        if source.mode == OBSERVE:
+            return x, None
+        zero = source.zero_point
+        grid = RoundClamp.apply(x, source.scale, -zero, source.levels - zero)  # type: ignore[no-untyped-call]
+        return grid, source.scale.detach()
+
+
+class Point(nn.Module):
+    """A place between layers whose values are quantized while the model trains: what enters and leaves an addition."""
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return integers times scale. In bf16 that product still rounds back to its integer: 255 / 512 < 1/2."""
+        grid, scale = self.quantizer(x)
+        values: Tensor = grid if scale is None else (grid * scale).to(x.dtype)
+        return values

@@ -58,6 +58,34 @@ class PactRound(torch.autograd.Function):
         return scaled * inside, (scaled * above).sum(dtype=torch.float32), None
 
 
+class LearnedRound(torch.autograd.Function):
+    """clamp(round(x / step), low, high) with the gradients of LSQ (Esser et al. 2020).
+
+    The layer multiplies the integers by the detached step, so the gradients here are those of the dequantized value
+    divided by it. Of the step: round(v) - v inside the range and the bound outside, v = x / step, times
+    g = 1 / sqrt(features * top).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor, features: int) -> Tensor:
+        """``step`` broadcasts over ``x``; ``low`` and ``high`` are 0-d; ``features``: values that share a step."""
+        scaled = x.to(step.dtype) / step
+        rounded = torch.round(scaled)
+        grid = torch.minimum(torch.maximum(rounded, low), high)
+        inside = (scaled > low) & (scaled < high)  # the paper's condition: clamped before it is rounded
+        ctx.save_for_backward(inside, torch.where(inside, rounded - scaled, grid), step)
+        ctx.gradient_scale = float(features * high) ** -0.5
+        return grid.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """Return the gradients of ``x`` and ``step``."""
+        inside, slope, step = ctx.saved_tensors
+        scaled = grads[0].to(step.dtype) / step
+        of_step = (scaled * slope * ctx.gradient_scale).sum_to_size(step.shape)
+        return (scaled * inside).to(grads[0].dtype), of_step, None, None, None
+
+
 class StraightRound(torch.autograd.Function):
     """round(x) forward, identity backward (Bengio et al. 2013)."""
 

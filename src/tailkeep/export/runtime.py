@@ -1,0 +1,171 @@
+"""An exported file in onnxruntime on the CPU: its logits, and how far they agree with the simulation's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailkeep.errors import BadInput, StepFailed
+from tailkeep.export.library import need
+
+FLOAT = "tensor(float)"
+ONLY_ERRORS = 3
+"""onnxruntime's log level: it warns of things that concern its developers."""
+
+
+class OnnxSession:
+    """One model in onnxruntime's CPU provider: ``threads`` threads within an operation, one operation at a time.
+
+    The file is read whole and may not point to data in other files. Raises ``BadInput`` where it is missing, damaged,
+    or has another input than one float32 tensor (N, C, H, W), and ``MissingExtra`` where onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        runtime = need("onnxruntime")
+        self.path = path
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = ONLY_ERRORS
+        # Else the threads of one session would go on spinning while another one is timed.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        data = read_single_file(path)
+        try:
+            self._session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a dozen unrelated error classes
+            raise BadInput(f"{path}: onnxruntime cannot load it: {_short(error)}") from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != FLOAT or len(inputs[0].shape) != 4:
+            found = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
+            raise BadInput(f"{path}: expected one input (N, C, H, W) of float32, found {found or 'none'}")
+        self.input_name = str(inputs[0].name)
+        self.input_shape = tuple(inputs[0].shape)
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the first output for one batch as it is, unchecked: what a latency measurement times."""
+        result: NDArray[np.float32] = self._session.run(None, {self.input_name: images})[0]
+        return result
+
+    def predict(self, images: NDArray[np.float32], batch_size: int = 256) -> NDArray[np.float32]:
+        """Return the logits (N, classes) of normalised float32 ``images`` (N, C, H, W), in their order.
+
+        Raises ``BadInput`` where the images do not fit the file's input, ``StepFailed`` with reason ``nan`` (a logit is
+        not finite), ``output`` (not one row of logits an image) or ``runtime`` (onnxruntime failed), and ``ValueError``
+        where there are no images or the batch size is not positive.
+        """
+        if len(images) == 0 or batch_size < 1:
+            raise ValueError(f"nothing to predict: {len(images)} images in batches of {batch_size}")
+        wanted = [size if isinstance(size, int) else None for size in self.input_shape[1:]]
+        fits = [want in (None, got) for want, got in zip(wanted, images.shape[1:], strict=False)]
+        if images.dtype != np.float32 or images.ndim != 4 or not all(fits):
+            found = f"the images are {images.shape} of {images.dtype}"
+            raise BadInput(f"{self.path}: its input is {self.input_shape} of float32; {found}")
+        rows = []
+        for start in range(0, len(images), batch_size):
+            batch = np.ascontiguousarray(images[start : start + batch_size])
+            try:
+                logits = self.run(batch)
+            except Exception as error:
+                raise StepFailed("runtime", f"{self.path}: onnxruntime failed: {_short(error)}") from error
+            if logits.ndim != 2 or len(logits) != len(batch):
+                raise StepFailed("output", f"expected logits ({len(batch)}, classes), got {logits.shape}")
+            rows.append(logits)
+        result = np.concatenate(rows).astype(np.float32, copy=False)
+        bad = np.flatnonzero(~np.isfinite(result).all(axis=1))
+        if len(bad):
+            some = f"{len(bad)} of {len(result)} images"
+            raise StepFailed("nan", f"{some} have logits that are not finite, first {bad[0]}")
+        return result
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Counts of images for which a runtime predicts the class that the simulation predicts, by true class.
+
+    ``images_by_class`` and ``same_by_class`` are indexed by class; ``largest_difference`` is that of any logit.
+    """
+
+    images_by_class: tuple[int, ...]
+    same_by_class: tuple[int, ...]
+    largest_difference: float
+
+    @property
+    def share(self) -> float:
+        """The share over all images, 0 to 1."""
+        return sum(self.same_by_class) / sum(self.images_by_class)
+
+    @property
+    def share_by_class(self) -> tuple[float | None, ...]:
+        """The share of each class, None where it has no image."""
+        return tuple(
+            same / images if images else None
+            for same, images in zip(self.same_by_class, self.images_by_class, strict=True)
+        )
+
+
+def agreement(
+    simulated_logits: NDArray[np.float32],
+    runtime_logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+) -> Agreement:
+    """Compare two predictions (N, classes) of the same images, whose true classes are ``labels`` (N,).
+
+    Raises ``ValueError`` where the shapes do not fit, there are no images, or a label is no class.
+    """
+    shape = (len(labels), classes)
+    if len(labels) == 0 or simulated_logits.shape != shape or runtime_logits.shape != shape:
+        raise ValueError(f"expected two arrays {shape}, got {simulated_logits.shape} and {runtime_logits.shape}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, the classes from 0 to {classes - 1}")
+    same = simulated_logits.argmax(1) == runtime_logits.argmax(1)
+    difference = np.abs(simulated_logits.astype(np.float64) - runtime_logits).max()
+    return Agreement(
+        tuple(np.bincount(labels, minlength=classes).tolist()),
+        tuple(np.bincount(labels[same], minlength=classes).tolist()),
+        float(difference),
+    )
+
+
+def read_single_file(path: Path) -> bytes:
+    """Return the bytes of an ONNX file. Raises ``BadInput`` where it is missing, damaged or keeps data elsewhere."""
+    onnx = need("onnx")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own error class moves between its versions
+        raise BadInput(f"{path}: not an ONNX file, or damaged ({_short(error)}); export it again") from error
+    graphs = [model.graph, *model.functions]
+    if not model.graph.node:
+        raise BadInput(f"{path}: not an ONNX file, or damaged (it has no operations); export it again")
+    tensors = (tensor for graph in graphs for tensor in _tensors(graph))
+    outside = [tensor.name for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
+    if outside:
+        raise BadInput(f"{path}: the data of {outside[0]} lies in another file; only files that are whole are read")
+    return data
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Yield every tensor of a graph or function, with those of its subgraphs."""
+    yield from getattr(graph, "initializer", ())
+    for sparse in getattr(graph, "sparse_initializer", ()):
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
