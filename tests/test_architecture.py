@@ -27,7 +27,7 @@ ALLOWED = {
     "__main__": {"cli"},
 }
 # The study's rooms one by one: only these files see the leaves.
-SEES_LEAVES = {"study.catalog", "study.steps", "study.resolve", "study.rebuild", "study.spec"}
+SEES_LEAVES = {"study.catalog", "study.steps", "study.deploy", "study.resolve", "study.rebuild", "study.spec"}
 STUDY_PLAIN = {"study.plan", "study.store", "study.engine", "study.estimate", "study.record", "study.results"}
 STUDY_MORE = {
     "study.results": {"analysis", "frame"},

@@ -25,7 +25,7 @@ app = typer.Typer(
         "Do your rare classes survive compression?\n\n"
         "A study file crosses datasets, class imbalance, models, compression methods and seeds. "
         "**plan** says what it would take, **run** does it (and resumes), **status** tells how far it is, "
-        "**report** draws what is stored.\n\n"
+        "**report** draws what is stored, **export** writes a stored model for a runtime.\n\n"
         "Start with: `tailkeep run studies/demo.yaml`"
     ),
     epilog=(
@@ -174,6 +174,30 @@ def report(
         _options(store=store, data_root=data_root, device=device, model_code=model_code, overrides=overrides, yes=True),
     )
     print_verdict(opened, write_results(opened, out), None, json_out)
+
+
+@app.command()
+def export(
+    study: StudyFile,
+    method: Annotated[str, typer.Option(help="A method's name in the study, or dense.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The file to write.", show_default="METHOD.onnx")] = Path(),
+    model: Annotated[str | None, typer.Option(help="Which model, where there are several.")] = None,
+    setting: Annotated[str | None, typer.Option(help="Which imbalance setting, where there are several.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Which dataset, where there are several.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which seed; else the study's first.")] = None,
+    store: StoreDir = Path("tailkeep-store"),
+    data_root: DataRoot = None,
+    model_code: ModelCode = None,
+    overrides: Overrides = None,
+    json_out: Json = False,
+) -> None:
+    """Write a stored model as an ONNX file, and say how far ONNX Runtime agrees with the simulated model."""
+    from tailkeep.study.display import print_export
+    from tailkeep.study.exporting import Choice, export_cell
+
+    opened = _open(study, _options(store=store, data_root=data_root, model_code=model_code, overrides=overrides))
+    target = out if out != Path() else Path(f"{method.replace(' ', '-')}.onnx")
+    print_export(export_cell(opened, Choice(method, model, setting, dataset, seed), target), json_out)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -116,12 +116,12 @@ def test_literal_keys(small: dict[str, Any], opened: Callable[..., Study]) -> No
 
 LITERAL: dict[str, str] = {
     "dense": "2152a9e15e6b8150",
-    "pruned": "614e511a9723b45a",
-    "A8": "dfbf1528e9531cf3",
-    "pruned A4": "7d4d0e4ef6bcca76",
+    "pruned": "cdc73f30fa2fbf60",
+    "A8": "39f7d372669da320",
+    "pruned A4": "13cf2dc91b10197f",
     "student alone (distilled)": "ae7321ce7dba27a8",
     "distilled": "57a9accab9da5b5a",
-    "distilled A8": "bb5e9f36ee6b51ab",
+    "distilled A8": "eba503cb0098e46b",
     "dense continued (pruned recipe)": "40604d428bce1646",
     "dense continued (A8 recipe)": "6865803d4f8567ef",
 }

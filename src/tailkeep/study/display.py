@@ -223,6 +223,26 @@ def _figure(value: float | None) -> float | None:
     return None if value is None or value != value else value
 
 
+def print_export(facts: dict[str, Any], as_json: bool) -> None:
+    """Print what an exported file is and whether it does what the simulated model does."""
+    from tailkeep.study.exporting import ENOUGH
+
+    if as_json:
+        print(json.dumps(_plain(facts), indent=1))
+        return
+    console = _console()
+    what = f"{facts['method']}, {facts['setting']}, {facts['model']}, seed {facts['seed']}"
+    console.print(f"[bold]{escape(what)}[/]: {facts['file_bytes']:,} bytes, {facts['gzip_bytes']:,} compressed")
+    console.print(f"{facts['weights']:,} weights ({facts['int8_weights']:,} of them int8), {facts['macs']:,} MACs")
+    console.print(
+        f"ONNX Runtime predicts what the simulated model does on {facts['agreement']:.2%} of the images; "
+        f"worst class {escape(str(facts['worst_agreement_class']))}, {facts['worst_agreement']:.2%}"
+    )
+    if facts["agreement"] < ENOUGH:
+        console.print(f"[red]below {ENOUGH:.1%}: the study's figures do not speak for this file[/]")
+    console.print(f"file: {Path(facts['path']).resolve()}", soft_wrap=True)
+
+
 def print_plan(study: Study, as_json: bool) -> None:
     """Print what a study would take."""
     facts = study.summary()
@@ -257,7 +277,7 @@ def print_status(root: Path, as_json: bool) -> None:
         return
     console = _console()
     table = Table(title=f"{root}")
-    for name in ("study", "predictions done", "failed steps", "missing"):
+    for name in ("study", "goals done", "failed steps", "missing"):
         table.add_column(name, justify="left" if name == "study" else "right", overflow="fold")
     for fact in facts:
         row = (fact["study"], f"{fact['done']}/{fact['goals']}", str(fact["failed"]), str(fact["missing"]))
@@ -271,7 +291,8 @@ def print_status(root: Path, as_json: bool) -> None:
 
 def _study_status(store: Store, path: Path) -> dict[str, Any]:
     record = read_json(path)
-    states = [store.status("predict", key) for key in record["goals"]]
+    kinds = {key: kind for kind, key in record["steps"]}
+    states = [store.status(kinds[key], key) for key in record["goals"]]
     return {
         "study": record["name"],
         "goals": len(states),

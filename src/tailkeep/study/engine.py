@@ -45,7 +45,7 @@ def needed(plan: Plan, store: Store, retry_failed: bool = False) -> dict[str, St
 
     A stored leaf needs no parent, nor does a stored failure that is not to be tried again.
     """
-    todo = [key for key in plan.goals if store.status("predict", key) != "done"]
+    todo = [key for key in plan.goals if store.status(plan.steps[key].kind, key) != "done"]
     found: dict[str, Step] = {}
     while todo:
         key = todo.pop()
@@ -145,15 +145,16 @@ class Engine:
 
     def _may_start(self, step: Step, running: list[Step]) -> bool:
         """Whether a worker is free for a step. A worker's death ends all the running steps, and nobody can tell whose
-        it was: from then on each of them runs alone, so that none is reported for what its neighbour does.
+        it was: from then on each of them runs alone, so that none is reported for what its neighbour does. What
+        measures time runs alone in any case.
         """
-        suspects = [one for one in (step, *running) if one.key in self.attempts]
-        return not running if suspects else len(running) < self.workers
+        alone = [one for one in (step, *running) if one.key in self.attempts or one.kind == "measure"]
+        return not running if alone else len(running) < self.workers
 
     def _settled(self, step: Step) -> bool:
         """Whether a step needs no work: stored as failed before, or a parent failed."""
         broken = [parent for parent in step.parents if parent in self.outcome.failed]
-        if broken:
+        if broken and step.kind != "measure":  # which goes on without the files that could not be made
             root = self.outcome.failed[broken[0]].removeprefix("parent failed: ")
             self.outcome.failed[step.key] = f"parent failed: {root}"
             self.on_event(Event("skipped", step, self.outcome.failed[step.key]))

@@ -13,6 +13,7 @@ from tailkeep.study.store import Store
 MACS_PER_SECOND = 8e10  # one core with bf16, small convolutions
 SECONDS_PER_STEP = 0.004
 SECONDS_PER_UNIT = 0.3
+SECONDS_PER_EXPORT = 5.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Estimate:
 def step_seconds(step: Step, plan: Plan) -> float:
     """A rough guess of a step's seconds before anything was measured."""
     spec = step.spec
+    if step.kind == "export":
+        return SECONDS_PER_EXPORT
+    if step.kind == "measure":  # rounds of about 20 ms a file and batch size, each after a run that warms the caches
+        return float(len(spec["parents"]) * len(spec["batches"]) * spec["rounds"]) * 0.05
     if step.kind not in ("train", "transform"):
         return 2 * SECONDS_PER_UNIT
     images = sum(spec["data"]["counts"])
@@ -35,8 +40,8 @@ def step_seconds(step: Step, plan: Plan) -> float:
     steps = float(recipe["epochs"] * per_epoch if recipe["steps"] is None else recipe["steps"])
     macs = float(step.extra.get("macs", 0)) * 3
     method = spec.get("method", {"kind": "train"})["kind"]
-    slower = {"qat": 2.5, "distillation": 1.0}.get(method, 1.0)
-    if method == "distillation":
+    slower = 2.5 if method == "qat" else 1.0
+    if method.endswith("distillation") or method == "dkd":
         macs += max((float(plan.steps[p].extra.get("macs", 0)) for p in step.parents), default=0.0)
     if recipe["precision"] != "bf16":
         slower *= 2

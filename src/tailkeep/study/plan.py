@@ -10,7 +10,7 @@ from typing import Any
 
 from tailkeep.spec import content_key
 
-VERSIONS = {"train": 1, "transform": 1, "import": 1, "predict": 1}
+VERSIONS = {"train": 1, "transform": 1, "import": 1, "predict": 1, "export": 1, "measure": 1}
 TRAININGS = ("train", "transform")
 
 
@@ -39,6 +39,17 @@ class Cell:
     predict_key: str
     counts: tuple[int, ...]
     references: dict[str, str] = field(default_factory=dict)  # name -> prediction key
+    export_key: str | None = None
+    export_predict_key: str | None = None  # the exported file's own prediction
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measuring step, the labels that it holds for, and which method each of its parents is."""
+
+    key: str
+    labels: dict[str, Any]  # dataset setting twin model
+    methods: dict[str, str]  # role of a parent -> method
 
 
 @dataclass
@@ -48,11 +59,14 @@ class Plan:
     name: str
     steps: dict[str, Step] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
+    measures: list[Measure] = field(default_factory=list)
 
     @property
     def goals(self) -> list[str]:
-        """Keys of the predictions that the study is after."""
-        return list(dict.fromkeys(cell.predict_key for cell in self.cells))
+        """Keys of the predictions, and then of the measurements, that the study is after."""
+        exported = [cell.export_predict_key for cell in self.cells if cell.export_predict_key is not None]
+        wanted = [cell.predict_key for cell in self.cells] + exported + [measure.key for measure in self.measures]
+        return list(dict.fromkeys(wanted))
 
     def trainings(self, role: str | None = None) -> list[str]:
         """Keys of the distinct trainings; with ``role`` "control" those that only controls need."""
@@ -129,6 +143,8 @@ class _Cells:
                     references["student_alone"] = self._student_alone(name, method)
             self._cell(name, "technique", key, references)
         self._continued(dense)
+        if self.options["export"] and self.setting["twin"] == "imbalanced" and self.seed == self.options["seeds"][0]:
+            self._measure()
 
     def _dense(self) -> str:
         model = self.model
@@ -163,8 +179,24 @@ class _Cells:
         teacher = method["teacher"]
         if teacher is not None:
             parents["teacher"] = self.made["dense"] if teacher == "dense" else self._transform(teacher)
+        if method["teacher_seeds"] is not None:
+            parents |= self._ensemble(method, parents)
         self.made[name] = self._add_transform(method, parents, self.depths[name], f"{name}: {self.where}")
         return self.made[name]
+
+    def _ensemble(self, method: dict[str, Any], parents: dict[str, str]) -> dict[str, str]:
+        """The teacher of this seed and the same one of the other seeds, each under a role of its own."""
+        name, wanted = method["teacher"] or method["parent"], method["teacher_seeds"]
+        seeds = self.options["seeds"] if wanted == "all" else wanted
+        teachers = {"teacher": parents.get("teacher", parents["parent"])}
+        for seed in seeds:
+            if seed != self.seed:
+                other = _Cells(self.plan, self.resolved, self.setting, self.model, seed)
+                other.made["dense"] = other._dense()
+                teachers[f"teacher_{len(teachers)}"] = (
+                    other.made["dense"] if name == "dense" else other._transform(name)
+                )
+        return teachers
 
     def _add_transform(self, method: dict[str, Any], parents: dict[str, str], depth: int, label: str) -> str:
         spec = {
@@ -186,18 +218,21 @@ class _Cells:
         name = method["teacher"] or method["parent"]
         return self.made[name]
 
-    def _predict(self, model_key: str, label: str) -> str:
+    def _predict(self, model_key: str, label: str, role: str = "model") -> str:
         split = self.options["evaluate"]
         dataset = self.resolved.datasets[self.setting["dataset"]]
         data: dict[str, Any] = {"digest": dataset["test"]}
         if split == "validation":
             data = {"digest": dataset["train"], "validation": self.data["validation"]}
         extra = {"train": dataset["train"]}
-        spec = {"split": split, "data": data, "parents": {"model": model_key}}
+        spec = {"split": split, "data": data, "parents": {role: model_key}}
         return self.plan.add("predict", spec, f"predict {label}: {self.where}", **extra)
 
     def _cell(self, method: str, role: str, model_key: str, references: dict[str, str]) -> str:
         predict = self._predict(model_key, method)
+        export, exported = None, None
+        if self.options["export"] and self.setting["twin"] == "imbalanced" and role != "control":
+            export, exported = self._export(model_key, method)
         labels = {
             "dataset": self.setting["dataset"],
             "setting": self.setting["setting"],
@@ -208,8 +243,38 @@ class _Cells:
             "seed": self.seed,
             "split": self.options["evaluate"],
         }
-        self.plan.cells.append(Cell(labels, model_key, predict, tuple(self.data["counts"]), references))
+        counts = tuple(self.data["counts"])
+        self.plan.cells.append(Cell(labels, model_key, predict, counts, references, export, exported))
         return predict
+
+    def _export(self, model_key: str, label: str) -> tuple[str, str]:
+        """The file of a model, and that file's own prediction."""
+        spec = {"format": self.options["export"]["format"], "parents": {"model": model_key}}
+        export = self.plan.add("export", spec, f"export {label}: {self.where}")
+        ran = self._predict(export, f"{label} (exported)", "export")
+        return export, ran
+
+    def _measure(self) -> None:
+        """Time this seed's files, but for those that no kernel runs: their bits of activations are below 8."""
+        settings = self.options["export"]
+        if not settings["latency"]:
+            return
+        parents: dict[str, str] = {}
+        names: dict[str, str] = {}
+        for cell in self.plan.cells:
+            own = all(cell.labels[name] == self.setting[name] for name in ("dataset", "setting", "twin"))
+            if not own or (cell.labels["model"], cell.labels["seed"]) != (self.model["label"], self.seed):
+                continue
+            method = self.methods.get(cell.labels["method"])
+            bits = 32 if method is None else method["method"].get("activation_bits", 32)
+            if cell.export_key is not None and bits >= 8:
+                role = "dense" if method is None else f"m{len(names)}"
+                parents[role], names[role] = cell.export_key, str(cell.labels["method"])
+        shape = self.resolved.datasets[self.setting["dataset"]]["image_shape"]
+        spec = {name: settings[name] for name in ("batches", "threads", "rounds")}
+        key = self.plan.add("measure", {**spec, "image_shape": shape, "parents": parents}, f"time: {self.where}")
+        labels = {name: self.setting[name] for name in ("dataset", "setting", "twin")}
+        self.plan.measures.append(Measure(key, {**labels, "model": self.model["label"]}, names))
 
     def _student_alone(self, name: str, method: dict[str, Any]) -> str:
         """The same student with the same recipe and no teacher; where that equals a dense model, it is that one."""

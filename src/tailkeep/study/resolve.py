@@ -19,6 +19,7 @@ from tailkeep.data.profiles import full_twin, matched_twin
 from tailkeep.data.subset import class_counts, class_order, counts_by_class, hold_out, overlap
 from tailkeep.errors import BadInput
 from tailkeep.export.cost import cost
+from tailkeep.export.library import need
 from tailkeep.files import sha256_file
 from tailkeep.models.checkpoint import load_into, load_weights
 from tailkeep.models.probe import probe
@@ -101,7 +102,11 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
         "seeds": list(study.seeds),
         "training_seed": study.training_seed,
         "evaluate": study.evaluate,
+        "export": None if study.export is None else study.export.plain(),
     }
+    if study.export is not None:
+        need("onnx")
+        need("onnxruntime")
     return result
 
 
@@ -255,10 +260,11 @@ def _method(entry: MethodEntry, where: Where, code: ModelCode | None, shapes: li
         "method_version": entry.method.version,
         "parent": entry.parent,
         "teacher": entry.teacher,
+        "teacher_seeds": list(seeds) if isinstance(seeds := entry.teacher_seeds, tuple) else seeds,
         "student": None if student is None else _model_plain(student, code),
         "student_label": None if student is None else student.label,
         "student_macs": None if student is None else _macs(student, code, shapes),
-        "recipe": _recipe(entry.recipe, where),
+        "recipe": _recipe(entry.recipe or Recipe(epochs=0), where),
         "loss": entry.loss.plain(),
         "sampler": entry.sampler.plain(),
         "models": None if entry.models is None else list(entry.models),

@@ -15,10 +15,15 @@ from tailkeep.analysis.result import StudyAnalysis
 from tailkeep.analysis.study import analyse
 from tailkeep.frame import build, class_rows
 from tailkeep.study.engine import reason_of
-from tailkeep.study.plan import Cell, Plan
+from tailkeep.study.plan import Cell, Measure, Plan
 from tailkeep.study.store import Store
 
 SIZES = ("weights", "macs", "packed_bytes")
+FILE_FACTS = (
+    "file_bytes", "gzip_bytes", "agreement", "worst_agreement", "worst_agreement_class", "largest_difference"
+)  # fmt: skip
+TIMES = ("median_ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
+NO_KERNEL = "no kernel for activations below 8 bits: the file is measured, its speed is not"
 WHO = ("dataset", "setting", "twin", "model", "method", "role", "seed")
 
 
@@ -56,15 +61,89 @@ def cell_frame(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> p
     return build(rows)
 
 
-def cell_sizes(plan: Plan, store: Store) -> pd.DataFrame:
-    """Return weights, MACs and packed bytes of each finished cell's model."""
+def cell_sizes(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> pd.DataFrame:
+    """Return weights, MACs and packed bytes of each finished cell's model; of an exported one also its file's facts."""
     rows = []
     for cell in plan.cells:
         kind = model_kind(plan, cell.model_key)
         if store.status(kind, cell.model_key) == "done":
             cost = store.step(kind, cell.model_key)["cost"]
-            rows.append({**_who(cell), **{name: cost[name] for name in SIZES}})
-    return pd.DataFrame(rows, columns=[*WHO, *SIZES])
+            rows.append({**_who(cell), **{name: cost[name] for name in SIZES}, **_file_facts(cell, store, class_names)})
+    exported = any(cell.export_key is not None for cell in plan.cells)
+    return pd.DataFrame(rows, columns=[*WHO, *SIZES, *(FILE_FACTS if exported else ())])
+
+
+def _file_facts(cell: Cell, store: Store, class_names: dict[str, list[str]]) -> dict[str, Any]:
+    """Sizes of a cell's exported file, and how far its predictions are those of the simulated model."""
+    if cell.export_key is None or store.status("export", cell.export_key) != "done":
+        return {}
+    file = store.step("export", cell.export_key)["file"]
+    facts: dict[str, Any] = {"file_bytes": file["bytes"], "gzip_bytes": file["gzip_bytes"]}
+    keys = (cell.predict_key, cell.export_predict_key or "")
+    if any(store.status("predict", key) != "done" for key in keys):
+        return facts
+    simulated, ran = (predictions(store, key) for key in keys)
+    same = simulated["logits"].argmax(1) == ran["logits"].argmax(1)
+    by_class = {int(c): float(same[simulated["labels"] == c].mean()) for c in np.unique(simulated["labels"])}
+    worst = min(by_class, key=lambda c: by_class[c])
+    return facts | {
+        "agreement": float(same.mean()),
+        "worst_agreement": by_class[worst],
+        "worst_agreement_class": class_names[cell.labels["dataset"]][worst],
+        "largest_difference": float(np.abs(simulated["logits"] - ran["logits"]).max()),
+    }
+
+
+def latencies(plan: Plan, store: Store) -> pd.DataFrame | None:
+    """Return a row a (setting, model, method, batch size) of what was timed, or None where nothing was to be.
+
+    A method whose file no kernel runs in its bits has one row a batch size, without times and with the reason.
+    """
+    if not plan.measures:
+        return None
+    rows = []
+    for measure in plan.measures:
+        spec = plan.steps[measure.key].spec
+        done = store.status("measure", measure.key) == "done"
+        timings = store.step("measure", measure.key)["timings"] if done else []
+        roles = {cell.labels["method"]: cell.labels["role"] for cell in plan.cells}
+        for timing in timings:
+            method = measure.methods[timing["name"]]
+            figures = {name: timing[name] for name in TIMES}
+            who = {**measure.labels, "method": method, "role": roles[method], "batch": timing["batch"]}
+            rows.append({**who, **figures, "threads": spec["threads"], "bits_note": ""})
+        for method in _without_kernel(plan, measure):
+            for batch in spec["batches"]:
+                who = {**measure.labels, "method": method, "role": roles[method], "batch": batch}
+                rows.append({**who, "threads": spec["threads"], "bits_note": NO_KERNEL})
+    names = ["dataset", "setting", "twin", "model", "method", "role", "batch", *TIMES, "threads", "bits_note"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _without_kernel(plan: Plan, measure: Measure) -> list[str]:
+    """Methods that were exported beside a measurement's, but are not in it."""
+    exported = dict.fromkeys(
+        str(cell.labels["method"])
+        for cell in plan.cells
+        if cell.export_key is not None and all(cell.labels[name] == value for name, value in measure.labels.items())
+    )
+    return [method for method in exported if method not in measure.methods.values()]
+
+
+def _on_the_way(plan: Plan, store: Store) -> list[str]:
+    """What went wrong, or was noisy, on the way to the runtime."""
+    notes = []
+    for cell in plan.cells:
+        for kind, key in (("export", cell.export_key), ("predict", cell.export_predict_key)):
+            if key is not None and store.status(kind, key) == "failed":
+                reason = reason_of(store.step(kind, key))
+                notes.append(f"Not exported: {cell.labels['method']} (seed {cell.labels['seed']}): {reason}")
+    for measure in plan.measures:
+        if store.status("measure", measure.key) == "done":
+            notes += [f"Latency: {note}" for note in store.step("measure", measure.key)["notes"]]
+        elif store.status("measure", measure.key) == "failed":
+            notes.append(f"Latency was not measured: {reason_of(store.step('measure', measure.key))}")
+    return list(dict.fromkeys(notes))
 
 
 def cell_failures(plan: Plan, store: Store) -> pd.DataFrame:
@@ -101,7 +180,15 @@ def result_hash(plan: Plan, store: Store) -> str:
         arrays = predictions(store, cell.predict_key)
         digest = hashlib.sha256(arrays["labels"].astype("<i8").tobytes() + arrays["logits"].astype("<f4").tobytes())
         lines.add(f"{cell.predict_key} {model} {digest.hexdigest()}")
+        if cell.export_predict_key is not None:
+            lines.add(f"{cell.export_predict_key} {_exported_hash(cell.export_predict_key, store)}")
     return hashlib.sha256("\n".join(sorted(lines)).encode("ascii")).hexdigest()
+
+
+def _exported_hash(key: str, store: Store) -> str:
+    if store.status("predict", key) != "done":
+        return "missing"
+    return hashlib.sha256(predictions(store, key)["logits"].astype("<f4").tobytes()).hexdigest()
 
 
 def compute_seconds(plan: Plan, store: Store) -> float:
@@ -158,7 +245,8 @@ def analyse_plan(
     split: str,
 ) -> tuple[pd.DataFrame, StudyAnalysis]:
     """Return the frame and the analysis of what is stored of a plan."""
-    frame = cell_frame(plan, store, {name: facts["class_names"] for name, facts in datasets.items()})
+    names = {name: facts["class_names"] for name, facts in datasets.items()}
+    frame = cell_frame(plan, store, names)
     failures = cell_failures(plan, store)
     precisions = sorted({str(s.spec["recipe"]["precision"]) for s in plan.steps.values() if "recipe" in s.spec})
     provenance = {
@@ -172,14 +260,20 @@ def analyse_plan(
     }
     found = analyse(
         frame,
-        cell_sizes(plan, store),
+        cell_sizes(plan, store, names),
         failures,
+        latency=latencies(plan, store),
         name=plan.name,
         margin=margin,
         cuts=cuts,
         planned_twins=twins,
         provenance=provenance,
-        notes=[*notes, *_unfinished(plan, store, len(failures)), *_without_models(plan, store)],
+        notes=[
+            *notes,
+            *_unfinished(plan, store, len(failures)),
+            *_without_models(plan, store),
+            *_on_the_way(plan, store),
+        ],
         split=split,
     )
     return frame, found

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from tailkeep.data.batches import Augment
 from tailkeep.errors import BadInput
+from tailkeep.export.settings import Export
 from tailkeep.losses.cross_entropy import CrossEntropy
 from tailkeep.sampling import Uniform
 from tailkeep.spec import Spec
@@ -55,13 +56,18 @@ class ModelEntry(Spec):
 
 
 class MethodEntry(Spec):
-    """A technique under its name in the study. ``parent`` and ``teacher`` name other methods, or "dense"."""
+    """A technique under its name in the study. ``parent`` and ``teacher`` name other methods, or "dense".
+
+    ``teacher_seeds`` makes the teacher an ensemble: the same one of these seeds (or of "all") beside this seed's own.
+    A method that does not train has no recipe.
+    """
 
     name: str
     method: AnyMethod
-    recipe: Recipe
+    recipe: Recipe | None = None
     parent: str = "dense"
     teacher: str | None = None
+    teacher_seeds: tuple[int, ...] | Literal["all"] | None = None
     student: AnyModel | None = None
     loss: AnyLoss = CrossEntropy()
     sampler: AnySampler = Uniform()
@@ -77,9 +83,19 @@ class MethodEntry(Spec):
         return _name(value)
 
     @model_validator(mode="after")
+    def _recipe_fits(self) -> MethodEntry:
+        if self.method.trains and self.recipe is None:
+            raise ValueError(f"recipe is missing; {self.method.kind} trains")
+        if not self.method.trains and self.recipe is not None:
+            raise ValueError(f"{self.method.kind} does not train; leave its recipe out")
+        if self.teacher_seeds is not None and not self.method.needs_teacher:
+            raise ValueError(f"'teacher_seeds' is for methods with a teacher; {self.method.kind} has none")
+        return self
+
+    @model_validator(mode="after")
     def _student_fits(self) -> MethodEntry:
-        if self.student is not None and self.method.kind != "distillation":
-            raise ValueError(f"'student' is for distillation; {self.method.kind} works on its parent")
+        if self.student is not None and not self.method.needs_teacher:
+            raise ValueError(f"'student' is for methods with a teacher; {self.method.kind} works on its parent")
         return self
 
 
@@ -112,6 +128,12 @@ class StudySpec(Spec):
     evaluate: Literal["test", "validation"] = "test"
     margin: float = Field(default=1.0, gt=0, lt=100)
     group_cuts: tuple[int, int] = (20, 100)
+    export: Export | None = None
+
+    @field_validator("export", mode="before")
+    @classmethod
+    def _yes_is_the_defaults(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
     @field_validator("data", "imbalance", "models", "methods", mode="before")
     @classmethod
@@ -146,6 +168,10 @@ class StudySpec(Spec):
                 f"model {imported[0]!r} is imported, so it has no balanced twin and an excess gap would mean nothing; "
                 "set 'balanced: none'"
             )
+        for entry in self.methods:
+            for seed in entry.teacher_seeds if isinstance(entry.teacher_seeds, tuple) else ():
+                if seed not in self.seeds:
+                    raise ValueError(f"method {entry.name!r}: teacher_seeds has {seed}; the seeds are {self.seeds}")
         _check_links(self)
         return self
 
@@ -292,7 +318,7 @@ def _known_keys(path: tuple[str | int, ...], document: Document) -> list[str]:
         return names[here["kind"]]
     owner = {
         "data": "DataEntry", "models": "ModelEntry", "methods": "MethodEntry", "controls": "Controls",
-        "recipe": "Recipe", "augment": "Augment",
+        "recipe": "Recipe", "augment": "Augment", "export": "Export",
     }  # fmt: skip
     named = [str(part) for part in path[:-1] if isinstance(part, str)]
     return names[owner.get(named[-1], "StudySpec")] if named else names["StudySpec"]

@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import tailkeep
 from tailkeep.compression.base import Change, Context, Method
+from tailkeep.compression.distillation.ensemble import Ensemble
 from tailkeep.data.batches import Augment, TrainingBatches, normalize
 from tailkeep.data.calibration import Draw, calibration_batches
 from tailkeep.data.dataset import Dataset, Split
@@ -36,6 +37,7 @@ from tailkeep.models.probe import probe
 from tailkeep.models.user import ModelCode, load_factory
 from tailkeep.randomness import stream_seed
 from tailkeep.spec import content_key
+from tailkeep.study import deploy
 from tailkeep.study.catalog import AnyLoss, AnyMethod, AnySampler, AnySource
 from tailkeep.study.plan import Step
 from tailkeep.study.rebuild import build_model, rebuild
@@ -89,8 +91,7 @@ def run_step(step: Step, runtime: Runtime) -> str:
     started = time.time()
     record: dict[str, Any] = {"spec": step.spec, "label": step.label, "environment": environment(runtime)}
     try:
-        found = {"train": _train, "transform": _transform, "import": _import, "predict": _predict}[step.kind](work)
-        record |= {"status": "done", **found}
+        record |= {"status": "done", **WORK[step.kind](work)}
     except Exception as error:
         failure = own_failure(error, runtime.model_code)
         if failure is None:
@@ -226,8 +227,11 @@ def _transform(work: Work) -> dict[str, Any]:
     context = Context(tuple(spec["data"]["counts"]), shape, seed, work.device, labelled, facts=work.facts)
     if fresh:
         context.build_student = lambda: build_model(student, code, classes, shape, stream_seed(seed, "init"))
-    if "teacher" in spec["parents"]:
-        context.teacher, _ = _parent(work, "teacher")
+    context.build_fresh = lambda: _fresh(work, description)
+    roles = [role for role in spec["parents"] if role.startswith("teacher")]
+    if roles:
+        teachers = [_parent(work, role)[0] for role in roles]
+        context.teacher = teachers[0] if len(teachers) == 1 else Ensemble(teachers)
     model = method.prepare(parent, context).to(work.device)
     _fit(work, model, split, chosen, seed, method, context)
     model, change = method.finish(model.eval(), context)
@@ -236,6 +240,16 @@ def _transform(work: Work) -> dict[str, Any]:
     if fresh:
         architecture["model"] = student
     return _save(work, model, architecture)
+
+
+def _fresh(work: Work, description: dict[str, Any]) -> nn.Module:
+    """A parent's architecture with the initial weights of a training at depth 0."""
+    if description["changes"]:
+        kinds = ", ".join(change["kind"] for change in description["changes"])
+        raise StepFailed("fresh_model", f"the parent's shape was changed ({kinds}); name a 'student' or a plain parent")
+    seed = stream_seed(stream_seed(work.step.spec["seed"], "train", 0), "init")
+    shape, classes = tuple(description["image_shape"]), int(description["num_classes"])
+    return build_model(description["model"], _code(work.runtime.model_code), classes, shape, seed)
 
 
 def _parent(work: Work, role: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -327,12 +341,34 @@ def _predict(work: Work) -> dict[str, Any]:
         held = spec["data"]["validation"]
         split = dataset.train
         _, chosen = hold_out(split.labels, held["per_class"], held["seed"])
-    model, _ = _parent(work, "model")
-
-    def to_input(batch: Tensor) -> Tensor:
-        return normalize(batch)
-
-    logits = predict(model, split.images[chosen], PREDICT_BATCH, work.device, to_input)
+    if "export" in spec["parents"]:
+        file = work.store.file("export", spec["parents"]["export"], deploy.FILE)
+        logits = deploy.run_file(file, split.images[chosen], PREDICT_BATCH)
+    else:
+        model, _ = _parent(work, "model")
+        logits = predict(model, split.images[chosen], PREDICT_BATCH, work.device, normalize)
     labels, ids = split.labels[chosen], split.ids[chosen]
     np.savez(work.folder / "predictions.npz", labels=labels, logits=logits, ids=ids)
     return {}
+
+
+def _export(work: Work) -> dict[str, Any]:
+    """A model as a runtime's file."""
+    model, description = _parent(work, "model")
+    shape = tuple(int(size) for size in description["image_shape"])
+    return deploy.write_file(model, shape, work.folder / deploy.FILE)  # type: ignore[arg-type]
+
+
+def _measure(work: Work) -> dict[str, Any]:
+    """The files of a setting, timed beside each other."""
+    return deploy.measure(work.step.spec, work.store)
+
+
+WORK = {
+    "train": _train,
+    "transform": _transform,
+    "import": _import,
+    "predict": _predict,
+    "export": _export,
+    "measure": _measure,
+}

@@ -1,0 +1,65 @@
+"""The steps that carry a model to a runtime: write the file, run it on the evaluated images, time it beside the others.
+
+The catalog's kinds are trained in ``steps``; here nothing is trained, and nothing but ``predict`` sees an image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tailkeep.data.batches import normalize
+from tailkeep.errors import StepFailed
+from tailkeep.export.latency import measure_latency
+from tailkeep.export.onnx import export_onnx
+from tailkeep.export.runtime import OnnxSession
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tailkeep.study.store import Store
+
+FILE = "model.onnx"
+
+
+def write_file(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> dict[str, Any]:
+    """Export a model; return the record of the step: sizes of the file and what is in it."""
+    return {"file": export_onnx(model.cpu(), image_shape, path)}
+
+
+def run_file(path: Path, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    """Return the runtime's logits (N, C) for uint8 images (N, C, H, W), normalised as every model sees them."""
+    session = OnnxSession(path, threads=1)
+    rows = []
+    for start in range(0, len(images), batch_size):
+        batch = normalize(torch.from_numpy(np.array(images[start : start + batch_size])))
+        rows.append(session.predict(batch.contiguous().numpy(), batch_size))
+    return np.concatenate(rows)
+
+
+def measure(spec: dict[str, Any], store: Store) -> dict[str, Any]:
+    """Time the files of a measuring step; return its record. A file that could not be made is left out.
+
+    Raises ``StepFailed`` with reason ``measure`` where the dense model has none.
+    """
+    paths = {
+        role: store.file("export", key, FILE)
+        for role, key in spec["parents"].items()
+        if store.status("export", key) == "done"
+    }
+    if "dense" not in paths:
+        raise StepFailed("measure", "the dense model has no exported file to compare with")
+    channels, height, width = (int(size) for size in spec["image_shape"])
+    found = measure_latency(paths, (channels, height, width), "dense", spec["batches"], spec["threads"], spec["rounds"])
+    timings = [dataclasses.asdict(timing) for timing in found.timings]
+    for timing in timings:
+        for name, value in timing.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise StepFailed("measure", f"{timing['name']}: {name} is {value}")
+    return {"timings": timings, "cores": found.cores, "notes": list(found.notes)}

@@ -1,0 +1,185 @@
+"""From a study to a runtime: files, their own predictions, timings beside each other, one model by the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tailkeep.study.results import NO_KERNEL, cell_sizes, latencies, predictions, result_hash
+from tailkeep.study.runner import Options, Study, open_study
+
+RECIPE = {"epochs": 1, "batch_size": 32, "lr": 0.01, "precision": "float32"}
+# 7 bits of weights: kernels of x86 CPUs without VNNI add pairs of 8-bit products in 16 bits, which saturate
+INT8 = {"kind": "ptq", "placement": "runtime", "keep_first_last": False, "weight_bits": 7}
+STUDY: dict[str, Any] = {
+    "name": "deployed",
+    "data": {"source": {"kind": "digits"}},
+    "imbalance": [{"kind": "exponential", "ratio": 10, "n_max": 60}],
+    "balanced": "none",
+    "models": [{"model": {"kind": "digits_net"}}],
+    "recipe": {"epochs": 10, "batch_size": 32, "lr": 0.1, "precision": "float32"},
+    "methods": [
+        {"name": "pruned", "method": {"kind": "filter_pruning", "ratio": 0.5}, "recipe": RECIPE},
+        {"name": "int8", "parent": "pruned", "method": INT8},
+        {"name": "A4", "method": {"kind": "ptq", "activation_bits": 4}},
+    ],
+    "controls": {"continued": False, "churn_floor": False},
+    "seeds": [0],
+    "export": {"rounds": 5, "batches": [1, 8]},
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study above, run once."""
+    folder = tmp_path_factory.mktemp("deployed")
+    (folder / "study.yaml").write_text(json.dumps(STUDY), encoding="utf-8")
+    opened = open_study(folder / "study.yaml", Options(store=folder / "store", workers=1, cache=folder / "cache"))
+    outcome = opened.run()
+    assert not outcome.failed
+    return opened
+
+
+def names(study: Study) -> dict[str, list[str]]:
+    return {name: facts["class_names"] for name, facts in study.resolved.datasets.items()}
+
+
+def test_every_model_of_the_study_has_a_file_that_predicts_as_it_does(study: Study) -> None:
+    sizes = cell_sizes(study.plan, study.store, names(study)).set_index("method")
+    assert list(sizes.index) == ["dense", "pruned", "int8", "A4"]
+    assert (sizes["agreement"] >= 0.99).all(), sizes["agreement"]
+    assert sizes.loc["dense", "agreement"] == 1
+    assert (sizes["worst_agreement"] <= sizes["agreement"]).all()
+    assert sizes.loc["int8", "file_bytes"] < sizes.loc["pruned", "file_bytes"] < sizes.loc["dense", "file_bytes"]
+    assert (sizes["gzip_bytes"] < sizes["file_bytes"]).all()
+    cell = next(c for c in study.plan.cells if c.labels["method"] == "int8")
+    simulated, ran = (predictions(study.store, str(key)) for key in (cell.predict_key, cell.export_predict_key))
+    assert (simulated["ids"] == ran["ids"]).all()
+    same = simulated["logits"].argmax(1) == ran["logits"].argmax(1)
+    assert sizes.loc["int8", "agreement"] == same.mean()
+    assert sizes.loc["int8", "largest_difference"] == pytest.approx(np.abs(simulated["logits"] - ran["logits"]).max())
+
+
+def test_the_files_are_timed_beside_each_other(study: Study) -> None:
+    found = latencies(study.plan, study.store)
+    assert found is not None
+    timed = found[found["bits_note"] == ""]
+    assert sorted(set(zip(timed["method"], timed["batch"], strict=True))) == sorted(
+        (method, batch) for method in ("dense", "pruned", "int8") for batch in (1, 8)
+    )
+    assert (timed["median_ms"] > 0).all()
+    assert (timed[timed["method"] == "dense"]["ratio"] == 1).all()
+    left = found[found["bits_note"] == NO_KERNEL]
+    assert list(left["method"]) == ["A4", "A4"], "its size is known, its speed is not"
+    assert left["median_ms"].isna().all()
+
+
+def test_timings_are_in_no_hash_and_a_second_run_does_nothing(study: Study) -> None:
+    before = result_hash(study.plan, study.store)
+    assert not study.todo
+    assert not study.run().done
+    measures, study.plan.measures = study.plan.measures, []
+    assert result_hash(study.plan, study.store) == before
+    study.plan.measures = measures
+
+
+def test_the_report_shows_the_deployment(study: Study) -> None:
+    _, analysis = study.analyse()
+    assert not [note for note in analysis.notes if "Not exported" in note]
+
+
+@pytest.fixture
+def export(study: Study, cli: Any) -> Callable[..., Any]:
+    file = study.store.root.parent / "study.yaml"
+    return lambda *more: cli("export", file, "--store", study.store.root, *more)
+
+
+def test_one_model_by_the_command_line(export: Any, tmp_path: Path) -> None:
+    done = export("--method", "int8", "--out", tmp_path / "out" / "m.onnx", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["method"], facts["seed"]) == ("int8", 0)
+    assert facts["file_bytes"] == (tmp_path / "out" / "m.onnx").stat().st_size
+    assert facts["agreement"] >= 0.99
+    assert facts["int8_weights"] == facts["weights"]
+
+
+def test_a_method_that_the_study_lacks_is_refused(export: Any) -> None:
+    refused = export("--method", "prunde")
+    assert refused.returncode == 2
+    assert "--method prunde: the study has dense, pruned, int8, A4; did you mean 'pruned'?" in refused.stderr
+
+
+def test_a_model_that_is_not_stored_is_refused(opened: Any, cli: Any, tmp_path: Path) -> None:
+    opened(STUDY)
+    refused = cli("export", tmp_path / "study.yaml", "--method", "dense", "--store", tmp_path / "empty")
+    assert refused.returncode == 2
+    assert "dense (seed 0) is not in the store" in refused.stderr
+
+
+def test_what_fails_on_the_way_is_said_and_costs_only_itself(
+    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailkeep.errors import StepFailed
+    from tailkeep.export.onnx import export_onnx
+    from tailkeep.study import deploy
+
+    def failing(model: Any, shape: Any, path: Path) -> dict[str, Any]:
+        if sum(parameter.numel() for parameter in model.parameters()) < 12_000:  # the pruned one
+            raise StepFailed("export", "no such operation")
+        return export_onnx(model, shape, path)
+
+    monkeypatch.setattr(deploy, "export_onnx", failing)
+    some = {**STUDY, "methods": STUDY["methods"][:1]}
+    study = opened(some)
+    outcome = study.run()
+    assert sorted(reason.split(":")[0] for reason in outcome.failed.values()) == ["export", "parent failed"]
+    found = latencies(study.plan, study.store)
+    assert found is not None
+    assert set(found["method"]) == {"dense"}
+    _, analysis = study.analyse()
+    assert "Not exported: pruned (seed 0): export: no such operation" in analysis.notes
+    assert not len(analysis.failures), "its predictions are there all the same"
+
+
+def test_an_ensemble_teaches(opened: Any) -> None:
+    """Teachers of the other seeds are parents too, so another teacher is another step."""
+    entry = {"name": "taught", "method": {"kind": "distillation"}, "recipe": RECIPE, "student": {"kind": "digits_net"}}
+    base = {**STUDY, "export": None, "seeds": [0, 1]}
+    alone = opened({**base, "methods": [entry]})
+    many = opened({**base, "methods": [{**entry, "teacher_seeds": "all"}]})
+    for seed in (0, 1):
+        cells = [
+            next(c for c in s.plan.cells if c.labels["method"] == "taught" and c.labels["seed"] == seed)
+            for s in (alone, many)
+        ]
+        one, several = (s.plan.steps[c.model_key].spec for s, c in zip((alone, many), cells, strict=True))
+        dense = {c.labels["seed"]: c.model_key for c in many.plan.cells if c.labels["method"] == "dense"}
+        assert one["parents"] == {"parent": dense[seed]}
+        assert several["parents"] == {"parent": dense[seed], "teacher": dense[seed], "teacher_1": dense[1 - seed]}
+    assert not many.run().failed
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": {"kind": "qat"}}, "recipe is missing; qat trains"),
+        ({"method": {"kind": "ptq"}, "recipe": RECIPE}, "ptq does not train; leave its recipe out"),
+        ({"method": {"kind": "ptq"}, "teacher_seeds": "all"}, "'teacher_seeds' is for methods with a teacher"),
+        (
+            {"method": {"kind": "distillation"}, "recipe": RECIPE, "teacher_seeds": [0, 7]},
+            "method 'x': teacher_seeds has 7; the seeds are (0,)",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_method_is_refused(opened: Any, change: dict[str, Any], words: str) -> None:
+    from tailkeep.errors import BadInput
+
+    with pytest.raises(BadInput) as caught:
+        opened({**STUDY, "methods": [{"name": "x", **change}]})
+    assert words in str(caught.value)
