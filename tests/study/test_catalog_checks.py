@@ -273,6 +273,7 @@ IDENTITY: dict[str, dict[str, Any] | None] = {
     "filter_pruning": {"ratio": 0},
     "weight_pruning": {"ratio": 0},
     "qat": {"weight_bits": 32, "activation_bits": 32},
+    "qat_distillation": {"weight_bits": 32, "activation_bits": 32},
     "ptq": {"weight_bits": 32, "activation_bits": 32},
     "distillation": {},  # with no training, a copy of the parent
     "dkd": {},

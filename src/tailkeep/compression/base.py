@@ -72,6 +72,11 @@ class Method(Spec):
         """Whether the method has a training; one without takes no recipe."""
         return True
 
+    @property
+    def warning(self) -> str | None:
+        """What is known to go wrong with these settings, said before the run; None for nothing."""
+        return None
+
     def prepare(self, model: nn.Module, context: Context) -> nn.Module:
         """Change the parent in place (or build a student) and return the module that is trained."""
         return model

@@ -19,6 +19,7 @@ from tailkeep.compression.pruning.filter_rank import FilterPruning
 from tailkeep.compression.pruning.weight_magnitude import WeightPruning
 from tailkeep.compression.quantization.ptq import PostTrainingQuantization
 from tailkeep.compression.quantization.qat import QuantizationAwareTraining
+from tailkeep.compression.quantization.taught_qat import QuantizedDistillation
 from tailkeep.data.arrays import Arrays
 from tailkeep.data.cifar import Cifar10, Cifar100
 from tailkeep.data.digits import Digits
@@ -41,6 +42,7 @@ AnyMethod = Annotated[
     | WeightPruning
     | QuantizationAwareTraining
     | PostTrainingQuantization
+    | QuantizedDistillation
     | Distillation
     | DecoupledDistillation
     | FeatureDistillation

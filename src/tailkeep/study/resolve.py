@@ -93,6 +93,8 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
         result.models.append(_model(model, study, where, code, shapes))
     for method in study.methods:
         result.methods.append(_method(method, where, code, shapes))
+        if method.method.warning:
+            result.notes.append(f"{method.name}: {method.method.warning}")
     controls = study.controls
     chosen = controls.continued if isinstance(controls.continued, tuple) else None
     result.options = {
@@ -133,7 +135,7 @@ def _one_dataset(study: StudySpec, entry: DataEntry, dataset: Dataset, where: Wh
     }
     held = {"per_class": study.validation_per_class, "seed": HELD_OUT_SEED} if study.validation_per_class else None
     common = {"train": dataset.train.digest, "validation": held, "augment": augment.plain()}
-    for profile in study.imbalance:
+    for profile in entry.imbalance or study.imbalance:
         ranked = profile.counts([available[c] for c in order])
         for twin in _twins(study, ranked, available, names, label, result):
             by_seed: dict[str, Any] = {}

@@ -163,7 +163,7 @@ def _seeds_differ(plan: Plan) -> None:
 
 def _not_too_many(spec: StudySpec, options: Options) -> None:
     """A grid that was crossed too far is shown before it is expanded."""
-    settings = len(spec.data) * len(spec.imbalance) * (1 + len(TWINS[spec.balanced]))
+    settings = sum(len(entry.imbalance or spec.imbalance) for entry in spec.data) * (1 + len(TWINS[spec.balanced]))
     cells = settings * len(spec.models) * len(spec.seeds) * (1 + len(spec.methods))
     if cells > MANY_CELLS and not options.yes:
         sizes = {"settings": settings, "models": len(spec.models), "seeds": len(spec.seeds)}

@@ -32,11 +32,27 @@ def _name(value: str) -> str:
 
 
 class DataEntry(Spec):
-    """A dataset: its source, augmentation (null: the source's usual) and class order, most frequent first."""
+    """A dataset: its source, augmentation (null: the source's usual) and class order, most frequent first.
+
+    ``imbalance`` replaces the study's settings for this dataset.
+    """
 
     source: AnySource
+    imbalance: tuple[AnyProfile, ...] | None = None
     augment: Augment | None = None
     class_order: tuple[str, ...] | None = None
+
+    @field_validator("imbalance", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("imbalance")
+    @classmethod
+    def _some(cls, value: tuple[AnyProfile, ...] | None) -> tuple[AnyProfile, ...] | None:
+        if value is not None:
+            _no_twice("imbalance setting", [profile.label for profile in value])
+        return value or None
 
 
 class ModelEntry(Spec):
