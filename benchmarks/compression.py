@@ -2,7 +2,7 @@
 
     python benchmarks/compression.py [--depth 20] [--threads 2] [--rounds 5] [--steps 10]
 
-Every arm takes its turn in every round of one process; printed are medians and the ratios of the rounds. The aims: a QAT
+Every arm takes its turn in every round of one process; printed are medians and the ratios of the rounds. Aims: a QAT
 step in the machine's fast precision at most 1.2 dense float32 steps and, where the machine multiplies bf16, at most 1.8
 dense bf16 steps; ResNet-56 pruned and rebuilt in under 5 s.
 """
@@ -92,9 +92,8 @@ def main() -> None:
         run()  # warm-up
     rounds = [{name: run() for name, run in arms.items()} for _ in range(options.rounds)]
     threads = f"{options.threads} threads, torch {torch.__version__}"
-    print(
-        f"ResNet-{options.depth}, batch {options.batch_size}, {threads}, {options.rounds} rounds of {options.steps} steps"
-    )
+    length = f"{options.rounds} rounds of {options.steps} steps"
+    print(f"ResNet-{options.depth}, batch {options.batch_size}, {threads}, {length}")
     for name in arms:
         print(f"{name:<18} {1000 * statistics.median(r[name] for r in rounds):8.1f} ms a step (median)")
     qat = next(iter(arms))
@@ -104,9 +103,8 @@ def main() -> None:
     if fast != "bf16":
         print("this CPU does not multiply bf16: the ratio to a bf16 dense step is not measured")
     seconds = sorted(prune_and_rebuild(images, labels) for _ in range(options.rounds))
-    print(
-        f"ResNet-56 pruned and rebuilt: median {statistics.median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f})"
-    )
+    spread = f"{seconds[0]:.2f} to {seconds[-1]:.2f}"
+    print(f"ResNet-56 pruned and rebuilt: median {statistics.median(seconds):.2f} s ({spread})")
 
 
 if __name__ == "__main__":
