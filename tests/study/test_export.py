@@ -122,6 +122,23 @@ def test_a_model_that_is_not_stored_is_refused(opened: Any, cli: Any, tmp_path: 
     assert "dense (seed 0) is not in the store" in refused.stderr
 
 
+def test_saturating_kernels_are_named_as_the_cause(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a runtime that predicts something else, on a CPU without VNNI and on one with it."""
+    from tailkeep.study import deploy
+
+    whole = {**INT8, "weight_bits": 8}
+    base = {**STUDY, "methods": [{"name": "int8", "method": whole}], "export": {"latency": False}}
+    real = deploy.run_file
+    monkeypatch.setattr(deploy, "run_file", lambda *given: -real(*given))
+    for seed, saturates in enumerate((True, False)):
+        monkeypatch.setattr(deploy, "integer_sums_saturate", lambda saturates=saturates: saturates)
+        study = opened({**base, "seeds": [seed]})
+        study.run()
+        notes = "\n".join(study.analyse()[1].notes)
+        assert ("int8: this CPU has no VNNI" in notes) == saturates
+        assert "dense: this CPU" not in notes, "a float file has no integer sums"
+
+
 def test_what_fails_on_the_way_is_said_and_costs_only_itself(
     opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

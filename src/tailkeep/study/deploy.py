@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,3 +64,17 @@ def measure(spec: dict[str, Any], store: Store) -> dict[str, Any]:
             if isinstance(value, float) and not math.isfinite(value):
                 raise StepFailed("measure", f"{timing['name']}: {name} is {value}")
     return {"timings": timings, "cores": found.cores, "notes": list(found.notes)}
+
+
+def integer_sums_saturate() -> bool:
+    """Whether this CPU's int8 kernels may add pairs of products in 16 bits: an x86 without VNNI.
+
+    False where it is not known.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_vnni" not in flags and "avx_vnni" not in flags

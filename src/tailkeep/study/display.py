@@ -225,7 +225,7 @@ def _figure(value: float | None) -> float | None:
 
 def print_export(facts: dict[str, Any], as_json: bool) -> None:
     """Print what an exported file is and whether it does what the simulated model does."""
-    from tailkeep.study.exporting import ENOUGH
+    from tailkeep.study.results import ENOUGH
 
     if as_json:
         print(json.dumps(_plain(facts), indent=1))

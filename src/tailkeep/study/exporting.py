@@ -15,9 +15,6 @@ from tailkeep.study.record import lock
 from tailkeep.study.results import FILE_FACTS, cell_sizes, model_kind
 from tailkeep.study.runner import Study
 
-ENOUGH = 0.995
-"""Share of equal predictions below which the simulated model does not speak for the exported one."""
-
 
 @dataclass(frozen=True)
 class Choice:

@@ -23,6 +23,7 @@ FILE_FACTS = (
     "file_bytes", "gzip_bytes", "agreement", "worst_agreement", "worst_agreement_class", "largest_difference"
 )  # fmt: skip
 TIMES = ("median_ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
+ENOUGH = 0.995  # share of equal predictions below which the simulated model does not speak for the file
 NO_KERNEL = "no kernel for activations below 8 bits: the file is measured, its speed is not"
 WHO = ("dataset", "setting", "twin", "model", "method", "role", "seed")
 
@@ -138,6 +139,7 @@ def _on_the_way(plan: Plan, store: Store) -> list[str]:
             if key is not None and store.status(kind, key) == "failed":
                 reason = reason_of(store.step(kind, key))
                 notes.append(f"Not exported: {cell.labels['method']} (seed {cell.labels['seed']}): {reason}")
+        notes += _saturation(cell, store)
     for measure in plan.measures:
         if store.status("measure", measure.key) == "done":
             notes += [f"Latency: {note}" for note in store.step("measure", measure.key)["notes"]]
@@ -205,6 +207,23 @@ def environments(plan: Plan, store: Store) -> dict[str, str]:
             for name, value in store.step(step.kind, step.key).get("environment", {}).items():
                 facts.setdefault(name, set()).add(str(value))
     return {name: ", ".join(sorted(values)) for name, values in sorted(facts.items())}
+
+
+def _saturation(cell: Cell, store: Store) -> list[str]:
+    """The usual cause where an 8-bit file disagrees with its model on an x86 CPU without VNNI, and what to do."""
+    keys = (cell.predict_key, cell.export_predict_key or "")
+    if cell.export_key is None or any(store.status("predict", key) != "done" for key in keys):
+        return []
+    facts = store.step("predict", keys[1])["facts"]
+    if not facts.get("integer_sums_saturate") or not store.step("export", cell.export_key)["file"]["int8_weights"]:
+        return []
+    simulated, ran = (predictions(store, key)["logits"].argmax(1) for key in keys)
+    if (simulated == ran).mean() >= ENOUGH:
+        return []
+    return [
+        f"{cell.labels['method']}: this CPU has no VNNI, so its int8 kernels add pairs of products in 16 bits, which "
+        "saturate for 8-bit weights; set weight_bits: 7, or measure on the device that it is for"
+    ]
 
 
 def _unfinished(plan: Plan, store: Store, failed: int) -> list[str]:

@@ -344,6 +344,7 @@ def _predict(work: Work) -> dict[str, Any]:
     if "export" in spec["parents"]:
         file = work.store.file("export", spec["parents"]["export"], deploy.FILE)
         logits = deploy.run_file(file, split.images[chosen], PREDICT_BATCH)
+        work.facts["integer_sums_saturate"] = deploy.integer_sums_saturate()
     else:
         model, _ = _parent(work, "model")
         logits = predict(model, split.images[chosen], PREDICT_BATCH, work.device, normalize)
