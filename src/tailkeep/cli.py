@@ -113,6 +113,8 @@ def run(
         ),
     )  # fmt: skip
     check_out(opened, out)
+    for warning in opened.resolved.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     with Display(opened, quiet=json_out) as display:
         outcome = opened.run(display.event, display.wait)
     results = write_results(opened, out)

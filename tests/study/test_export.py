@@ -192,6 +192,18 @@ def test_an_ensemble_teaches(opened: Any) -> None:
             {"method": {"kind": "distillation"}, "recipe": RECIPE, "teacher_seeds": [0, 7]},
             "method 'x': teacher_seeds has 7; the seeds are (0,)",
         ),
+        (
+            {"method": {"kind": "distillation"}, "recipe": RECIPE, "teacher_seeds": [0, 0]},
+            "teacher_seeds: name at least one seed, and each once",
+        ),
+        (
+            {"method": {"kind": "distillation", "student_weight": 0, "teacher_weight": 0}, "recipe": RECIPE},
+            "there would be nothing to learn",
+        ),
+        (
+            {"method": {"kind": "filter_pruning", "calibration_draw": "tail"}, "recipe": RECIPE},
+            "criterion l1 looks at no images",
+        ),
     ],
 )
 def test_what_does_not_fit_a_method_is_refused(opened: Any, change: dict[str, Any], words: str) -> None:
@@ -200,3 +212,72 @@ def test_what_does_not_fit_a_method_is_refused(opened: Any, change: dict[str, An
     with pytest.raises(BadInput) as caught:
         opened({**STUDY, "methods": [{"name": "x", **change}]})
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "child",
+    [
+        {"method": {"kind": "continue"}, "recipe": RECIPE},
+        {"method": {"kind": "filter_pruning"}, "recipe": RECIPE},
+        {"method": {"kind": "distillation"}, "recipe": RECIPE},
+        {"method": {"kind": "ptq"}},
+    ],
+)
+def test_nothing_starts_from_a_quantized_model(opened: Any, child: dict[str, Any]) -> None:
+    from tailkeep.errors import BadInput
+
+    parent = {"name": "int8", "method": INT8}
+    with pytest.raises(BadInput, match="method 'x' starts from 'int8', which is quantized; quantization comes last"):
+        opened({**STUDY, "methods": [parent, {"name": "x", "parent": "int8", **child}]})
+
+
+def test_what_is_known_to_go_wrong_is_said_before_the_run(opened: Any, cli: Any, tmp_path: Path) -> None:
+    trap = {"kind": "qat_distillation", "weight_bits": 3, "weights": "dorefa", "activations": "clip", "temperature": 5}
+    methods = [
+        {"name": "taught", "method": trap, "recipe": RECIPE},
+        {"name": "sparse", "method": {"kind": "weight_pruning", "ratio": 0.5}, "recipe": RECIPE},
+        {"name": "on", "parent": "sparse", "method": {"kind": "continue"}, "recipe": RECIPE},
+    ]
+    study = opened({**STUDY, "export": None, "methods": methods})
+    assert [warning.partition(":")[0] for warning in study.resolved.warnings] == ["taught", "on"]
+    assert set(study.resolved.warnings) <= set(study.summary()["notes"])
+    done = cli("run", tmp_path / "study.yaml", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "warning: taught: a teacher at temperature 5 over 3-bit weights is a published trap" in done.stderr
+    assert "warning: on: training on from 'sparse' fills its zeros again" in done.stderr
+
+
+def test_a_damaged_file_is_made_again(export: Any, study: Study, tmp_path: Path) -> None:
+    cell = next(c for c in study.plan.cells if c.labels["method"] == "pruned")
+    path = study.store.file("export", str(cell.export_key), "model.onnx")
+    whole = path.read_bytes()
+    path.write_bytes(b"no" + whole[2:])
+    done = export("--method", "pruned", "--out", tmp_path / "m.onnx")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == whole == path.read_bytes()
+
+
+def test_a_place_that_cannot_be_written_is_refused(export: Any, tmp_path: Path) -> None:
+    refused = export("--method", "pruned", "--out", tmp_path)
+    assert refused.returncode == 2
+    assert "is a folder; name a file in it" in refused.stderr
+    (tmp_path / "file").write_text("")
+    refused = export("--method", "pruned", "--out", tmp_path / "file" / "m.onnx")
+    assert refused.returncode == 2
+    assert "cannot be written" in refused.stderr
+
+
+def test_notes_of_a_measurement_name_methods() -> None:
+    from tailkeep.study.plan import Measure
+    from tailkeep.study.results import _latency_notes
+
+    measure = Measure("k", {}, {"dense": "dense", "m1": "pruned"})
+    note = "m1 at batch 1 is noisy: half of its rounds span 12% of the median"
+    record = {"notes": [note, "the machine was busy"], "timings": [{}] * 6}
+    assert _latency_notes(measure, record) == [
+        "Latency: the machine was busy",
+        "Latency: pruned at batch 1 is noisy: half of its rounds span 12% of the median",
+    ]
+    found = _latency_notes(measure, {**record, "notes": [note] * 4})
+    assert len(found) == 1
+    assert "4 of 6 timings are noisy" in found[0]

@@ -73,6 +73,11 @@ class Method(Spec):
         return True
 
     @property
+    def final(self) -> bool:
+        """Whether nothing can be made of the finished model: its weights train no more."""
+        return False
+
+    @property
     def warning(self) -> str | None:
         """What is known to go wrong with these settings, said before the run; None for nothing."""
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,13 @@ def export_cell(study: Study, choice: Choice, out: Path) -> dict[str, Any]:
             "`tailkeep run` with the same study file and --store makes it"
         )
     plan.cells, plan.measures = [cell], []
+    _check_writable(out)
     with lock(study.store):
         outcome = Engine(plan, study.store, run_step, study.runtime(), retry_failed=True).run()
     if outcome.failed:
         reason, _, detail = next(iter(outcome.failed.values())).removeprefix("parent failed: ").partition(": ")
         raise StepFailed(reason, detail)
     assert cell.export_key is not None
-    out.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(study.store.file("export", cell.export_key, FILE), out)
     names = {name: facts["class_names"] for name, facts in resolved.datasets.items()}
     sizes = cell_sizes(plan, study.store, names).iloc[0]
@@ -60,6 +61,17 @@ def export_cell(study: Study, choice: Choice, out: Path) -> dict[str, Any]:
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
     file = study.store.step("export", cell.export_key)["file"]
     return {**cell.labels, "path": str(out), **plain, "int8_weights": file["int8_weights"], "sha256": file["sha256"]}
+
+
+def _check_writable(out: Path) -> None:
+    """Make the file's folder, so that a place that cannot be written is known before the work."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be written ({error.strerror})") from error
+    if out.is_dir():
+        raise BadInput(f"--out {out}: is a folder; name a file in it, such as {out / 'model.onnx'}")
 
 
 def find_cell(cells: list[Cell], choice: Choice) -> Cell:

@@ -63,8 +63,9 @@ class Plan:
 
     @property
     def goals(self) -> list[str]:
-        """Keys of the predictions, and then of the measurements, that the study is after."""
-        exported = [cell.export_predict_key for cell in self.cells if cell.export_predict_key is not None]
+        """Keys of the predictions, the exported files with theirs, and the measurements that the study is after."""
+        files = [(cell.export_key, cell.export_predict_key) for cell in self.cells]
+        exported = [key for pair in files for key in pair if key is not None]
         wanted = [cell.predict_key for cell in self.cells] + exported + [measure.key for measure in self.measures]
         return list(dict.fromkeys(wanted))
 

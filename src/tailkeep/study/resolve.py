@@ -54,6 +54,7 @@ class Resolved:
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # those of the notes that a run should not bury under its results
 
 
 def fast_precision(device: str) -> str:
@@ -93,8 +94,8 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
         result.models.append(_model(model, study, where, code, shapes))
     for method in study.methods:
         result.methods.append(_method(method, where, code, shapes))
-        if method.method.warning:
-            result.notes.append(f"{method.name}: {method.method.warning}")
+        result.warnings += _warnings(method, {entry.name: entry for entry in study.methods})
+    result.notes += result.warnings
     controls = study.controls
     chosen = controls.continued if isinstance(controls.continued, tuple) else None
     result.options = {
@@ -252,6 +253,17 @@ def _check_model(entry: ModelEntry, code: ModelCode | None, shapes: list[tuple[i
             probe(model, classes, shape)
         except BadInput as error:
             raise BadInput(f"model {entry.label!r}: {error}") from error
+
+
+def _warnings(entry: MethodEntry, methods: dict[str, MethodEntry]) -> list[str]:
+    """What is known to go wrong with a method, or between it and its parent."""
+    found = [f"{entry.name}: {entry.method.warning}"] if entry.method.warning else []
+    parent = methods.get(entry.parent)
+    if parent is not None and parent.method.kind == "weight_pruning" and entry.method.trains and entry.student is None:
+        found.append(
+            f"{entry.name}: training on from {parent.name!r} fills its zeros again; let weight pruning come later"
+        )
+    return found
 
 
 def _method(entry: MethodEntry, where: Where, code: ModelCode | None, shapes: list[tuple[int, ...]]) -> dict[str, Any]:

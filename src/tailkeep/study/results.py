@@ -139,10 +139,10 @@ def _on_the_way(plan: Plan, store: Store) -> list[str]:
             if key is not None and store.status(kind, key) == "failed":
                 reason = reason_of(store.step(kind, key))
                 notes.append(f"Not exported: {cell.labels['method']} (seed {cell.labels['seed']}): {reason}")
-        notes += _saturation(cell, store)
+        notes += _saturation(plan, cell, store)
     for measure in plan.measures:
         if store.status("measure", measure.key) == "done":
-            notes += [f"Latency: {note}" for note in store.step("measure", measure.key)["notes"]]
+            notes += _latency_notes(measure, store.step("measure", measure.key))
         elif store.status("measure", measure.key) == "failed":
             notes.append(f"Latency was not measured: {reason_of(store.step('measure', measure.key))}")
     return list(dict.fromkeys(notes))
@@ -209,13 +209,36 @@ def environments(plan: Plan, store: Store) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in sorted(facts.items())}
 
 
-def _saturation(cell: Cell, store: Store) -> list[str]:
+def _latency_notes(measure: Measure, record: dict[str, Any]) -> list[str]:
+    """The notes of a measurement, with the methods' names; many noisy timings are one note."""
+    found: list[str] = []
+    noisy: list[str] = []
+    for note in record["notes"]:
+        role = note.partition(" ")[0]
+        named = measure.methods.get(role, role) + note[len(role) :]
+        (noisy if " is noisy" in note else found).append(named)
+    if len(noisy) > 2:
+        count = f"{len(noisy)} of {len(record['timings'])}"
+        noisy = [
+            f"{count} timings are noisy: half of their rounds span more than 10 % of the median (see the quartiles)"
+        ]
+    return [f"Latency: {note}" for note in found + noisy]
+
+
+def _whole_bytes(plan: Plan, cell: Cell, store: Store) -> bool:
+    """Whether a layer of the model has 8 bits on both sides: the products that saturate."""
+    changes = store.step(model_kind(plan, cell.model_key), cell.model_key)["architecture"]["changes"]
+    layers = [layer for change in changes for layer in change["values"].get("layers", {}).values()]
+    return any(layer["weight_bits"] == layer["activation_bits"] == 8 for layer in layers)
+
+
+def _saturation(plan: Plan, cell: Cell, store: Store) -> list[str]:
     """The usual cause where an 8-bit file disagrees with its model on an x86 CPU without VNNI, and what to do."""
     keys = (cell.predict_key, cell.export_predict_key or "")
     if cell.export_key is None or any(store.status("predict", key) != "done" for key in keys):
         return []
     facts = store.step("predict", keys[1])["facts"]
-    if not facts.get("integer_sums_saturate") or not store.step("export", cell.export_key)["file"]["int8_weights"]:
+    if not facts.get("integer_sums_saturate") or not _whole_bytes(plan, cell, store):
         return []
     simulated, ran = (predictions(store, key)["logits"].argmax(1) for key in keys)
     if (simulated == ran).mean() >= ENOUGH:

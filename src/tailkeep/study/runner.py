@@ -73,7 +73,8 @@ class Study:
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of the plan as plain values."""
-        return summary(self.plan, self.store, self.todo, self.options.worker_count)
+        facts = summary(self.plan, self.store, self.todo, self.options.worker_count)
+        return {**facts, "notes": list(self.resolved.notes)}
 
     def run(
         self, on_event: Callable[[Event], None] = lambda event: None, on_wait: Callable[[], None] = lambda: None

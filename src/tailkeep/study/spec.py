@@ -104,6 +104,10 @@ class MethodEntry(Spec):
             raise ValueError(f"recipe is missing; {self.method.kind} trains")
         if not self.method.trains and self.recipe is not None:
             raise ValueError(f"{self.method.kind} does not train; leave its recipe out")
+        if isinstance(self.teacher_seeds, tuple) and (
+            not self.teacher_seeds or len(set(self.teacher_seeds)) < len(self.teacher_seeds)
+        ):
+            raise ValueError("teacher_seeds: name at least one seed, and each once, or 'all'")
         if self.teacher_seeds is not None and not self.method.needs_teacher:
             raise ValueError(f"'teacher_seeds' is for methods with a teacher; {self.method.kind} has none")
         return self
@@ -218,6 +222,12 @@ def _check_links(study: StudySpec) -> None:
                 raise ValueError(f"method {entry.name!r} runs on models that its parent or teacher {linked!r} does not")
     for entry in study.methods:
         _check_cycle(entry.name, methods)
+        parent = methods.get(entry.parent)
+        if parent is not None and parent.method.final and entry.student is None:
+            raise ValueError(
+                f"method {entry.name!r} starts from {parent.name!r}, which is quantized; quantization comes last "
+                "in a pipeline (a method with a teacher may have it as a teacher, with a 'student' of its own)"
+            )
     continued = study.controls.continued
     for name in continued if isinstance(continued, tuple) else ():
         if name not in methods:

@@ -81,6 +81,8 @@ def fit(model: nn.Module, training: Training) -> list[dict[str, Any]]:
     total = recipe.total_steps(per_epoch)
     if total == 0:
         return training.log
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise StepFailed("nothing_to_train", "the model has no weights that train (is it quantized already?)")
     device = next(model.parameters()).device
     optimizer = optimizer_for(model, recipe, training.param_groups)
     first = 0

@@ -6,7 +6,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tailkeep.compression.base import BaseLoss, Context, Method, StepLoss
@@ -67,6 +67,12 @@ class SoftLabels(Taught):
     temperature: float = Field(4.0, gt=0)
     student_weight: float = Field(0.1, ge=0)
     teacher_weight: float = Field(0.9, ge=0)
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> SoftLabels:
+        if self.student_weight == self.teacher_weight == 0:
+            raise ValueError("student_weight and teacher_weight are both 0: there would be nothing to learn")
+        return self
 
     def loss(self, base_loss: BaseLoss, context: Context) -> StepLoss:
         """Return the blended loss. Raises ``StepFailed`` where ``prepare`` has set no teacher."""

@@ -67,6 +67,10 @@ class FilterPruning(PacedMethod):
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> FilterPruning:
+        if self.calibration_draw != "random" and not self.criterion.startswith("taylor"):
+            raise ValueError(
+                f"criterion {self.criterion} looks at no images; calibration_draw is for the Taylor criteria"
+            )
         if self.schedule != "uniform" and (self.ratios is not None or self.ratio != 0.5):
             raise ValueError(f"schedule {self.schedule} has its own ratios; leave ratio and ratios out")
         by_name = self.schedule != "uniform" or self.ratios is not None

@@ -51,6 +51,11 @@ class Quantization(Method):
         """Name of the weight quantizer in ``weights.QUANTIZERS``."""
         return "symmetric"
 
+    @property
+    def final(self) -> bool:
+        """Integer weights do not train; at 32 bits there are none."""
+        return not self.weight_bits == self.activation_bits == 32
+
     @model_validator(mode="after")
     def _bits(self) -> Quantization:
         for name in ("weight_bits", "activation_bits"):

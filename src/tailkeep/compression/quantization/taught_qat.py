@@ -23,7 +23,7 @@ class QuantizedDistillation(QuantizationAwareTraining, SoftLabels):
     @property
     def warning(self) -> str | None:
         """The published collapse, where these settings come near it."""
-        if self.weight_bits > 3 or self.temperature < 5:
+        if self.weight_bits > 3 or self.temperature < 5 or self.teacher_weight == 0:
             return None
         return (
             f"a teacher at temperature {self.temperature:g} over {self.weight_bits}-bit weights is a published trap: "
