@@ -164,6 +164,23 @@ except BadInput as error:
         pass  # the lock is free again, with its file still there
 
 
+def test_a_measurement_that_may_wait_takes_its_turn(lock):
+    code = f"""
+import time
+from pathlib import Path
+from tailkeep.export.latency import exclusive
+with exclusive(Path({str(lock)!r})):
+    print("in", flush=True)
+    time.sleep(1)
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(BadInput, match="another measurement"), exclusive(lock):
+        pass
+    with exclusive(lock, wait=60):
+        assert other.wait(timeout=60) == 0, "it went in after the other was out"
+
+
 def test_the_lock_is_held_while_models_run_and_freed_after_a_failure(lock):
     def open_session(path, threads):
         with pytest.raises(BadInput, match="another measurement"), exclusive(lock):

@@ -29,6 +29,8 @@ SLACK = 0.5
 """Load that an idle machine may have."""
 
 WARM_UP_RUNS = 3
+POLL = 0.2
+"""Seconds between two looks at a lock that another process holds."""
 MOST_RUNS = 1 << 16
 """In one round, whatever the clock says."""
 
@@ -94,6 +96,7 @@ def measure_latency(
     min_time: float = 0.02,
     seed: int = 0,
     lock: Path | None = None,
+    wait: float = 0.0,
     open_session: Callable[[Path, int], Session] = OnnxSession,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latency:
@@ -101,7 +104,8 @@ def measure_latency(
 
     In a round each model runs a batch as often as takes about ``min_time`` seconds, and the mean of these runs is the
     round's time. ``dense`` names the model that the ratios refer to. ``lock`` (default: one for this user, in the
-    temporary folder) keeps a second measurement away. ``open_session`` and ``clock`` (seconds) are for tests.
+    temporary folder) keeps a second measurement away; this one waits ``wait`` seconds for it to be free.
+    ``open_session`` and ``clock`` (seconds) are for tests.
 
     Raises ``BadInput`` where a file cannot be used, ``dense`` is not among them, or another measurement is running.
     """
@@ -109,7 +113,7 @@ def measure_latency(
         raise BadInput(f"the dense model {dense!r} is not among the models to measure: {', '.join(sorted(paths))}")
     if rounds < 1 or threads < 1 or not batches or min(batches) < 1 or not min_time > 0:
         raise ValueError(f"nothing to measure: batches {batches}, threads {threads}, rounds {rounds}, {min_time} s")
-    with exclusive(lock or default_lock()):
+    with exclusive(lock or default_lock(), wait):
         cores, before = available_cores(), load_average()
         sessions = {name: open_session(path, threads) for name, path in paths.items()}
         generator = np.random.default_rng(stream_seed(seed, "latency", "images"))
@@ -210,11 +214,11 @@ def default_lock() -> Path:
 
 
 @contextmanager
-def exclusive(lock: Path) -> Iterator[None]:
+def exclusive(lock: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock on a file, which the system gives back when the process ends, however it ends.
 
-    Raises ``BadInput`` where another process holds it or the file cannot be opened. Does nothing where the platform has
-    no such locks (Windows).
+    Raises ``BadInput`` where another process still holds it after ``wait`` seconds or the file cannot be opened. Does
+    nothing where the platform has no such locks (Windows).
     """
     try:
         import fcntl
@@ -226,8 +230,16 @@ def exclusive(lock: Path) -> Iterator[None]:
     except OSError as error:
         raise BadInput(f"{lock}: cannot be opened as a lock ({error.strerror})") from error
     try:
+        deadline = time.monotonic() + wait
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(POLL)
         except OSError as error:
             owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
             raise BadInput(f"another measurement is running (process {owner}); start this one after it") from error
