@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tailkeep.compression.base import Context
-from tailkeep.compression.distillation.hinton import Distillation, softened_divergence
+from tailkeep.compression.distillation.hinton import Distillation
+from tailkeep.compression.distillation.taught import softened_divergence
 from tailkeep.errors import StepFailed
 from tailkeep.models.digits import DigitsNet
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from tailkeep.compression.base import Context
 from tailkeep.compression.distillation.decoupled import DecoupledDistillation, decoupled_divergences
-from tailkeep.compression.distillation.hinton import softened_divergence
+from tailkeep.compression.distillation.taught import softened_divergence
 from tailkeep.errors import StepFailed
 
 CLASSES = 5

@@ -18,7 +18,7 @@ from tailkeep.compression.distillation.features import (
     same_size,
     stages,
 )
-from tailkeep.compression.distillation.hinton import softened_divergence
+from tailkeep.compression.distillation.taught import softened_divergence
 from tailkeep.data.batches import Augment, TrainingBatches
 from tailkeep.errors import StepFailed
 from tailkeep.models.digits import DigitsNet

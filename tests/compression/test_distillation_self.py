@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tailkeep.compression.base import Context
-from tailkeep.compression.distillation.hinton import softened_divergence
 from tailkeep.compression.distillation.self_distillation import SelfDistillation, redrawn
+from tailkeep.compression.distillation.taught import softened_divergence
 from tailkeep.errors import StepFailed
 from tailkeep.models.digits import DigitsNet
 from tailkeep.study.runner import Options, open_study

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -51,20 +49,6 @@ ENDS = [
     {"kind": "ptq", "weights": "symmetric_mse", "weight_bits": 4},
     {"kind": "ptq", "placement": "runtime", "activation_symmetric": True},
 ]
-PREDICT = """
-import json, sys
-import numpy as np, torch
-from pathlib import Path
-from tailkeep.data.batches import normalize
-from tailkeep.evaluation.predict import predict
-from tailkeep.study.rebuild import rebuild
-folder = Path(sys.argv[1])
-torch.set_num_threads(1)
-images = np.load(folder / "images.npy")
-for place in sorted(folder.glob("model*")):
-    model = rebuild(json.loads((place / "architecture.json").read_text()), place / "model.safetensors", None)
-    np.save(place / "logits.npy", predict(model, images, 64, torch.device("cpu"), normalize))
-"""
 
 
 def pipelines(count: int) -> list[list[dict[str, object]]]:
@@ -96,15 +80,10 @@ def level(model: nn.Module, method: Method, seed: int) -> tuple[nn.Module, dict[
     return method.finish(model.eval(), context)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_random_pipelines_come_back_in_a_new_process_bit_for_bit(tmp_path):
+def test_random_pipelines_come_back_in_a_new_process_bit_for_bit(tmp_path, predict_in_a_new_process):
     np.save(tmp_path / "images.npy", IMAGES.numpy())
     expected = []
     chosen = pipelines(18)
@@ -121,7 +100,7 @@ def test_random_pipelines_come_back_in_a_new_process_bit_for_bit(tmp_path):
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "model.safetensors")
         model.to(memory_format=torch.channels_last)
         expected.append(predict(model, IMAGES.numpy(), 64, CPU, normalize))
-    subprocess.run([sys.executable, "-c", PREDICT, str(tmp_path)], check=True, timeout=300)
+    predict_in_a_new_process(tmp_path)
     for number, logits in enumerate(expected):
         again = np.load(tmp_path / f"model{number:02}" / "logits.npy")
         assert again.tobytes() == logits.tobytes(), chosen[number]

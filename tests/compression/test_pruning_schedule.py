@@ -31,12 +31,7 @@ LABELS = torch.arange(32) % 4
 CALIBRATION = [TrainingBatches(IMAGES, LABELS, 8, Augment(crop_padding=0, flip=False), 0, "cpu").batch(0)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 WIDTHS = {"0": 6, "3": 10, "10": 4}

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from functools import cache
 
 import numpy as np
@@ -33,13 +31,7 @@ INNER = ["layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1", "layer1.1.conv2",
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """So small a network gains nothing from two, and waits for them where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache
@@ -348,23 +340,7 @@ def test_a_norm_that_does_not_follow_its_layer_alone_stays():
     assert torch.allclose(logits_of(model), expected, atol=1e-5)
 
 
-PREDICT = """
-import json, sys
-import numpy as np, torch
-from pathlib import Path
-from tailkeep.data.batches import normalize
-from tailkeep.evaluation.predict import predict
-from tailkeep.study.rebuild import rebuild
-folder = Path(sys.argv[1])
-torch.set_num_threads(int(sys.argv[2]))
-images = np.load(folder / "images.npy")
-for place in sorted(folder.glob("model*")):
-    model = rebuild(json.loads((place / "architecture.json").read_text()), place / "model.safetensors", None)
-    np.save(place / "logits.npy", predict(model, images, 64, torch.device("cpu"), normalize))
-"""
-
-
-def test_stacked_models_come_back_in_a_new_process_bit_for_bit(tmp_path):
+def test_stacked_models_come_back_in_a_new_process_bit_for_bit(tmp_path, predict_in_a_new_process):
     """Quantized alone, after pruning, and after distillation into a fresh student."""
     student = {"kind": "digits_net", "width": 0.5}
     stacks = [
@@ -392,8 +368,7 @@ def test_stacked_models_come_back_in_a_new_process_bit_for_bit(tmp_path):
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "model.safetensors")
         model.to(memory_format=torch.channels_last)
         expected.append(predict(model, images, 64, CPU, normalize))
-    threads = str(torch.get_num_threads())
-    subprocess.run([sys.executable, "-c", PREDICT, str(tmp_path), threads], check=True, timeout=120)
+    predict_in_a_new_process(tmp_path)
     for number, logits in enumerate(expected):
         assert np.load(tmp_path / f"model{number}" / "logits.npy").tobytes() == logits.tobytes()
     assert not np.array_equal(expected[0], expected[1])

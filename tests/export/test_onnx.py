@@ -20,9 +20,10 @@ from tailkeep.compression.quantization.reference import QuantDequant
 from tailkeep.data.batches import normalize
 from tailkeep.data.digits import Digits
 from tailkeep.errors import MissingExtra, StepFailed
+from tailkeep.evaluation.metrics import agreement
 from tailkeep.export.onnx import export_form, export_onnx, packed_file_bytes
 from tailkeep.export.placement import fused_layers
-from tailkeep.export.runtime import OnnxSession, agreement
+from tailkeep.export.runtime import OnnxSession
 from tailkeep.models.digits import DigitsNet
 from tailkeep.models.resnet import ResNet
 
@@ -30,12 +31,7 @@ DIGITS, COLOUR = (1, 8, 8), (3, 16, 16)
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

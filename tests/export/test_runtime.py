@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tailkeep.errors import BadInput, MissingExtra, StepFailed
+from tailkeep.evaluation.metrics import agreement
 from tailkeep.export.placement import fused_layers
-from tailkeep.export.runtime import OnnxSession, agreement
+from tailkeep.export.runtime import OnnxSession
 
 SHAPE = (1, 2, 2)
 RNG = np.random.default_rng(0)

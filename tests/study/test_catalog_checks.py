@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,13 +54,7 @@ UNIONS = {
 EVERY = [pytest.param(union, cls, id=cls.__name__) for union, kinds in UNIONS.items() for cls in kinds]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """So small networks gain nothing from two, and wait for them where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def each(kinds: tuple[type, ...]) -> pytest.MarkDecorator:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tailkeep.analysis.cells import Cells
 from tailkeep.analysis.words import plural
 from tailkeep.errors import BadInput
+from tailkeep.evaluation.metrics import agreement
 
 CELL_COLUMNS = ["dataset", "setting", "twin", "model", "method", "role"]
 FILE_COLUMNS = [
@@ -26,6 +28,21 @@ LEAST_AGREEMENT = 0.995
 """Share of test images below which the file is another model than the one that was studied."""
 ENOUGH_IMAGES = 200
 """Test images from which a class's share is warned of: with fewer, one image is more than half a percent."""
+
+
+def agreement_facts(
+    simulated: NDArray[np.float32], ran: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
+) -> dict[str, Any]:
+    """Return what a size table holds of two predictions (N, C) of the same images: a model's and its file's."""
+    found = agreement(simulated, ran, labels, len(names))
+    shares = [(share, name) for share, name in zip(found.share_by_class, names, strict=True) if share is not None]
+    worst, name = min(shares, key=lambda pair: pair[0])
+    return {
+        "agreement": found.share,
+        "worst_agreement": worst,
+        "worst_agreement_class": name,
+        "largest_difference": found.largest_difference,
+    }
 
 
 def with_files(sizes: pd.DataFrame) -> pd.DataFrame | None:

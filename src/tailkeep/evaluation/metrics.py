@@ -8,6 +8,7 @@ summaries over classes leave it out, as scikit-learn's ``balanced_accuracy_score
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -220,3 +221,52 @@ def recall_slope(recall: ArrayLike, reference_recall: ArrayLike) -> float:
     spread = float((x**2).sum())  # x and y have mean 0 by construction
     # A spread of rounding size is no spread: 1e-12 is far below one image in a million.
     return float((x * y).sum() / spread) if spread > 1e-12 else float("nan")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Counts of images for which a runtime predicts the class that the simulation predicts, by true class.
+
+    ``images_by_class`` and ``same_by_class`` are indexed by class; ``largest_difference`` is that of any logit.
+    """
+
+    images_by_class: tuple[int, ...]
+    same_by_class: tuple[int, ...]
+    largest_difference: float
+
+    @property
+    def share(self) -> float:
+        """The share over all images, 0 to 1."""
+        return sum(self.same_by_class) / sum(self.images_by_class)
+
+    @property
+    def share_by_class(self) -> tuple[float | None, ...]:
+        """The share of each class, None where it has no image."""
+        return tuple(
+            same / images if images else None
+            for same, images in zip(self.same_by_class, self.images_by_class, strict=True)
+        )
+
+
+def agreement(
+    simulated_logits: NDArray[np.float32],
+    runtime_logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+) -> Agreement:
+    """Compare two predictions (N, classes) of the same images, whose true classes are ``labels`` (N,).
+
+    Raises ``ValueError`` where the shapes do not fit, there are no images, or a label is no class.
+    """
+    shape = (len(labels), classes)
+    if len(labels) == 0 or simulated_logits.shape != shape or runtime_logits.shape != shape:
+        raise ValueError(f"expected two arrays {shape}, got {simulated_logits.shape} and {runtime_logits.shape}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, the classes from 0 to {classes - 1}")
+    same = simulated_logits.argmax(1) == runtime_logits.argmax(1)
+    difference = np.abs(simulated_logits.astype(np.float64) - runtime_logits).max()
+    return Agreement(
+        tuple(np.bincount(labels, minlength=classes).tolist()),
+        tuple(np.bincount(labels[same], minlength=classes).tolist()),
+        float(difference),
+    )

@@ -1,9 +1,8 @@
-"""An exported file in onnxruntime on the CPU: its logits, and how far they agree with the simulation's."""
+"""An exported file in onnxruntime on the CPU: its logits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,55 +80,6 @@ class OnnxSession:
             some = f"{len(bad)} of {len(result)} images"
             raise StepFailed("nan", f"{some} have logits that are not finite, first {bad[0]}")
         return result
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Counts of images for which a runtime predicts the class that the simulation predicts, by true class.
-
-    ``images_by_class`` and ``same_by_class`` are indexed by class; ``largest_difference`` is that of any logit.
-    """
-
-    images_by_class: tuple[int, ...]
-    same_by_class: tuple[int, ...]
-    largest_difference: float
-
-    @property
-    def share(self) -> float:
-        """The share over all images, 0 to 1."""
-        return sum(self.same_by_class) / sum(self.images_by_class)
-
-    @property
-    def share_by_class(self) -> tuple[float | None, ...]:
-        """The share of each class, None where it has no image."""
-        return tuple(
-            same / images if images else None
-            for same, images in zip(self.same_by_class, self.images_by_class, strict=True)
-        )
-
-
-def agreement(
-    simulated_logits: NDArray[np.float32],
-    runtime_logits: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    classes: int,
-) -> Agreement:
-    """Compare two predictions (N, classes) of the same images, whose true classes are ``labels`` (N,).
-
-    Raises ``ValueError`` where the shapes do not fit, there are no images, or a label is no class.
-    """
-    shape = (len(labels), classes)
-    if len(labels) == 0 or simulated_logits.shape != shape or runtime_logits.shape != shape:
-        raise ValueError(f"expected two arrays {shape}, got {simulated_logits.shape} and {runtime_logits.shape}")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, the classes from 0 to {classes - 1}")
-    same = simulated_logits.argmax(1) == runtime_logits.argmax(1)
-    difference = np.abs(simulated_logits.astype(np.float64) - runtime_logits).max()
-    return Agreement(
-        tuple(np.bincount(labels, minlength=classes).tolist()),
-        tuple(np.bincount(labels[same], minlength=classes).tolist()),
-        float(difference),
-    )
 
 
 def read_single_file(path: Path) -> bytes:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tailkeep.data.batches import normalize
+from tailkeep.data.batches import evaluation_batches
 from tailkeep.errors import StepFailed
 from tailkeep.export.latency import measure_latency
 from tailkeep.export.onnx import export_onnx
 from tailkeep.export.runtime import OnnxSession
+from tailkeep.study.machine import cpu_flags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tailkeep.study.store import Store
 
 FILE = "model.onnx"
+PATIENCE = 3600.0
+"""Seconds that a measurement waits for another one to end."""
 
 
 def write_file(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> dict[str, Any]:
@@ -37,11 +39,8 @@ def write_file(model: nn.Module, image_shape: tuple[int, int, int], path: Path) 
 def run_file(path: Path, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
     """Return the runtime's logits (N, C) for uint8 images (N, C, H, W), normalised as every model sees them."""
     session = OnnxSession(path, threads=1)
-    rows = []
-    for start in range(0, len(images), batch_size):
-        batch = normalize(torch.from_numpy(np.array(images[start : start + batch_size])))
-        rows.append(session.predict(batch.contiguous().numpy(), batch_size))
-    return np.concatenate(rows)
+    batches = evaluation_batches(images, batch_size, "cpu")
+    return np.concatenate([session.predict(batch.contiguous().numpy(), batch_size) for batch in batches])
 
 
 def measure(spec: dict[str, Any], store: Store) -> dict[str, Any]:
@@ -57,7 +56,9 @@ def measure(spec: dict[str, Any], store: Store) -> dict[str, Any]:
     if "dense" not in paths:
         raise StepFailed("measure", "the dense model has no exported file to compare with")
     channels, height, width = (int(size) for size in spec["image_shape"])
-    found = measure_latency(paths, (channels, height, width), "dense", spec["batches"], spec["threads"], spec["rounds"])
+    settings = {name: spec[name] for name in ("batches", "threads", "rounds")}
+    # Two studies at once take turns: a run must not end on its last step because another one is measuring.
+    found = measure_latency(paths, (channels, height, width), "dense", **settings, wait=PATIENCE)
     timings = [dataclasses.asdict(timing) for timing in found.timings]
     for timing in timings:
         for name, value in timing.items():
@@ -73,8 +74,5 @@ def integer_sums_saturate() -> bool:
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_vnni" not in flags and "avx_vnni" not in flags
+    flags = cpu_flags()
+    return flags is not None and "avx512_vnni" not in flags and "avx_vnni" not in flags

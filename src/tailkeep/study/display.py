@@ -225,7 +225,7 @@ def _figure(value: float | None) -> float | None:
 
 def print_export(facts: dict[str, Any], as_json: bool) -> None:
     """Print what an exported file is and whether it does what the simulated model does."""
-    from tailkeep.study.results import ENOUGH
+    from tailkeep.analysis.deployment import LEAST_AGREEMENT
 
     if as_json:
         print(json.dumps(_plain(facts), indent=1))
@@ -238,8 +238,8 @@ def print_export(facts: dict[str, Any], as_json: bool) -> None:
         f"ONNX Runtime predicts what the simulated model does on {facts['agreement']:.2%} of the images; "
         f"worst class {escape(str(facts['worst_agreement_class']))}, {facts['worst_agreement']:.2%}"
     )
-    if facts["agreement"] < ENOUGH:
-        console.print(f"[red]below {ENOUGH:.1%}: the study's figures do not speak for this file[/]")
+    if facts["agreement"] < LEAST_AGREEMENT:
+        console.print(f"[red]below {LEAST_AGREEMENT:.1%}: the study's figures do not speak for this file[/]")
     console.print(f"file: {Path(facts['path']).resolve()}", soft_wrap=True)
 
 

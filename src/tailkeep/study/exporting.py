@@ -13,7 +13,7 @@ from tailkeep.errors import BadInput, StepFailed
 from tailkeep.study.engine import Engine
 from tailkeep.study.plan import Cell, build_plan
 from tailkeep.study.record import lock
-from tailkeep.study.results import FILE_FACTS, cell_sizes, model_kind
+from tailkeep.study.results import cell_sizes, model_kind
 from tailkeep.study.runner import Study
 
 
@@ -57,7 +57,7 @@ def export_cell(study: Study, choice: Choice, out: Path) -> dict[str, Any]:
     shutil.copyfile(study.store.file("export", cell.export_key, FILE), out)
     names = {name: facts["class_names"] for name, facts in resolved.datasets.items()}
     sizes = cell_sizes(plan, study.store, names).iloc[0]
-    facts = {name: sizes[name] for name in ("weights", "macs", "packed_bytes", *FILE_FACTS)}
+    facts = {str(name): value for name, value in sizes.items() if name not in cell.labels}
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
     file = study.store.step("export", cell.export_key)["file"]
     return {**cell.labels, "path": str(out), **plain, "int8_weights": file["int8_weights"], "sha256": file["sha256"]}

@@ -25,6 +25,7 @@ from tailkeep.models.checkpoint import load_into, load_weights
 from tailkeep.models.probe import probe
 from tailkeep.models.user import ModelCode, UserModel, load_factory
 from tailkeep.spec import Spec
+from tailkeep.study.machine import cpu_flags
 from tailkeep.study.rebuild import build_model
 from tailkeep.study.spec import DataEntry, MethodEntry, ModelEntry, StudySpec
 from tailkeep.training.recipe import Recipe
@@ -61,10 +62,7 @@ def fast_precision(device: str) -> str:
     """Return "bf16" where the device multiplies bf16 in hardware, else "float32"."""
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return "float32"
+    flags = cpu_flags() or ""
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 

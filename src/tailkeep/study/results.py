@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tailkeep import __version__
+from tailkeep.analysis.deployment import FILE_COLUMNS, LEAST_AGREEMENT, TIMES, agreement_facts
 from tailkeep.analysis.result import StudyAnalysis
 from tailkeep.analysis.study import analyse
 from tailkeep.frame import build, class_rows
@@ -19,11 +20,10 @@ from tailkeep.study.plan import Cell, Measure, Plan
 from tailkeep.study.store import Store
 
 SIZES = ("weights", "macs", "packed_bytes")
-FILE_FACTS = (
-    "file_bytes", "gzip_bytes", "agreement", "worst_agreement", "worst_agreement_class", "largest_difference"
-)  # fmt: skip
-TIMES = ("median_ms", "low_ms", "high_ms", "ratio", "ratio_low", "ratio_high")
-ENOUGH = 0.995  # share of equal predictions below which the simulated model does not speak for the file
+SATURATION = (
+    "this CPU has no VNNI, so its int8 kernels add pairs of products in 16 bits, which saturate for 8-bit weights; "
+    "set weight_bits: 7, or measure on the device that it is for"
+)
 NO_KERNEL = "no kernel for activations below 8 bits: the file is measured, its speed is not"
 WHO = ("dataset", "setting", "twin", "model", "method", "role", "seed")
 
@@ -71,7 +71,7 @@ def cell_sizes(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> p
             cost = store.step(kind, cell.model_key)["cost"]
             rows.append({**_who(cell), **{name: cost[name] for name in SIZES}, **_file_facts(cell, store, class_names)})
     exported = any(cell.export_key is not None for cell in plan.cells)
-    return pd.DataFrame(rows, columns=[*WHO, *SIZES, *(FILE_FACTS if exported else ())])
+    return pd.DataFrame(rows, columns=[*WHO, *SIZES, *(FILE_COLUMNS if exported else ())])
 
 
 def _file_facts(cell: Cell, store: Store, class_names: dict[str, list[str]]) -> dict[str, Any]:
@@ -84,15 +84,8 @@ def _file_facts(cell: Cell, store: Store, class_names: dict[str, list[str]]) -> 
     if any(store.status("predict", key) != "done" for key in keys):
         return facts
     simulated, ran = (predictions(store, key) for key in keys)
-    same = simulated["logits"].argmax(1) == ran["logits"].argmax(1)
-    by_class = {int(c): float(same[simulated["labels"] == c].mean()) for c in np.unique(simulated["labels"])}
-    worst = min(by_class, key=lambda c: by_class[c])
-    return facts | {
-        "agreement": float(same.mean()),
-        "worst_agreement": by_class[worst],
-        "worst_agreement_class": class_names[cell.labels["dataset"]][worst],
-        "largest_difference": float(np.abs(simulated["logits"] - ran["logits"]).max()),
-    }
+    names = class_names[cell.labels["dataset"]]
+    return facts | agreement_facts(simulated["logits"], ran["logits"], simulated["labels"], names)
 
 
 def latencies(plan: Plan, store: Store) -> pd.DataFrame | None:
@@ -103,11 +96,11 @@ def latencies(plan: Plan, store: Store) -> pd.DataFrame | None:
     if not plan.measures:
         return None
     rows = []
+    roles = {cell.labels["method"]: cell.labels["role"] for cell in plan.cells}
     for measure in plan.measures:
         spec = plan.steps[measure.key].spec
         done = store.status("measure", measure.key) == "done"
         timings = store.step("measure", measure.key)["timings"] if done else []
-        roles = {cell.labels["method"]: cell.labels["role"] for cell in plan.cells}
         for timing in timings:
             method = measure.methods[timing["name"]]
             figures = {name: timing[name] for name in TIMES}
@@ -131,15 +124,18 @@ def _without_kernel(plan: Plan, measure: Measure) -> list[str]:
     return [method for method in exported if method not in measure.methods.values()]
 
 
-def _on_the_way(plan: Plan, store: Store) -> list[str]:
-    """What went wrong, or was noisy, on the way to the runtime."""
+def _on_the_way(plan: Plan, store: Store, sizes: pd.DataFrame) -> list[str]:
+    """What went wrong, or was noisy, on the way to the runtime; of files that disagree, the usual cause."""
     notes = []
+    rows = sizes[sizes["agreement"] < LEAST_AGREEMENT] if "agreement" in sizes.columns else sizes.head(0)
+    disagree = set(rows[list(WHO)].itertuples(index=False, name=None))
     for cell in plan.cells:
         for kind, key in (("export", cell.export_key), ("predict", cell.export_predict_key)):
             if key is not None and store.status(kind, key) == "failed":
                 reason = reason_of(store.step(kind, key))
                 notes.append(f"Not exported: {cell.labels['method']} (seed {cell.labels['seed']}): {reason}")
-        notes += _saturation(plan, cell, store)
+        if tuple(_who(cell).values()) in disagree and _saturates(plan, cell, store):
+            notes.append(f"{cell.labels['method']}: {SATURATION}")
     for measure in plan.measures:
         if store.status("measure", measure.key) == "done":
             notes += _latency_notes(measure, store.step("measure", measure.key))
@@ -232,21 +228,10 @@ def _whole_bytes(plan: Plan, cell: Cell, store: Store) -> bool:
     return any(layer["weight_bits"] == layer["activation_bits"] == 8 for layer in layers)
 
 
-def _saturation(plan: Plan, cell: Cell, store: Store) -> list[str]:
-    """The usual cause where an 8-bit file disagrees with its model on an x86 CPU without VNNI, and what to do."""
-    keys = (cell.predict_key, cell.export_predict_key or "")
-    if cell.export_key is None or any(store.status("predict", key) != "done" for key in keys):
-        return []
-    facts = store.step("predict", keys[1])["facts"]
-    if not facts.get("integer_sums_saturate") or not _whole_bytes(plan, cell, store):
-        return []
-    simulated, ran = (predictions(store, key)["logits"].argmax(1) for key in keys)
-    if (simulated == ran).mean() >= ENOUGH:
-        return []
-    return [
-        f"{cell.labels['method']}: this CPU has no VNNI, so its int8 kernels add pairs of products in 16 bits, which "
-        "saturate for 8-bit weights; set weight_bits: 7, or measure on the device that it is for"
-    ]
+def _saturates(plan: Plan, cell: Cell, store: Store) -> bool:
+    """Whether the CPU that ran a cell's file may have saturated its integer sums."""
+    facts = store.step("predict", str(cell.export_predict_key))["facts"]
+    return bool(facts.get("integer_sums_saturate")) and _whole_bytes(plan, cell, store)
 
 
 def _unfinished(plan: Plan, store: Store, failed: int) -> list[str]:
@@ -289,6 +274,7 @@ def analyse_plan(
     """Return the frame and the analysis of what is stored of a plan."""
     names = {name: facts["class_names"] for name, facts in datasets.items()}
     frame = cell_frame(plan, store, names)
+    sizes = cell_sizes(plan, store, names)
     failures = cell_failures(plan, store)
     precisions = sorted({str(s.spec["recipe"]["precision"]) for s in plan.steps.values() if "recipe" in s.spec})
     provenance = {
@@ -302,7 +288,7 @@ def analyse_plan(
     }
     found = analyse(
         frame,
-        cell_sizes(plan, store, names),
+        sizes,
         failures,
         latency=latencies(plan, store),
         name=plan.name,
@@ -314,7 +300,7 @@ def analyse_plan(
             *notes,
             *_unfinished(plan, store, len(failures)),
             *_without_models(plan, store),
-            *_on_the_way(plan, store),
+            *_on_the_way(plan, store, sizes),
         ],
         split=split,
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tailkeep.compression.distillation.taught import SoftLabels, softened_divergence
-
-__all__ = ["Distillation", "softened_divergence"]
+from tailkeep.compression.distillation.taught import SoftLabels
 
 
 class Distillation(SoftLabels):

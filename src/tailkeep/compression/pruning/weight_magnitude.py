@@ -18,7 +18,7 @@ from tailkeep.compression.pruning.counting import counted_layers
 from tailkeep.compression.pruning.removal import example_input, plain_layer
 from tailkeep.compression.pruning.schedule import ROUNDING, PacedMethod
 from tailkeep.compression.pruning.selection import removed_count
-from tailkeep.compression.quantization.structure import layers_in_call_order
+from tailkeep.compression.quantization.structure import compressible_layers
 from tailkeep.errors import StepFailed
 from tailkeep.randomness import stream_seed
 
@@ -107,10 +107,7 @@ class WeightPruning(PacedMethod):
         """The layers to prune in call order, and those whose width is no multiple of M."""
         if any(hasattr(module, "weight_bits") for module in model.modules()):
             raise StepFailed("pruning", "the model is quantized; prune before quantizing")
-        order = layers_in_call_order(model, example_input(model, context.image_shape))
-        if self.keep_first_last:
-            linear = [name for name in order if isinstance(model.get_submodule(name), nn.Linear)]
-            order = [name for name in order[1:] if name not in linear[-1:]]
+        order = compressible_layers(model, example_input(model, context.image_shape), self.keep_first_last)
         _, size = self.kept_of()
         unfit = [name for name in order if size and self._row(plain_layer(model, name).weight) % size]
         names = [name for name in order if name not in unfit]

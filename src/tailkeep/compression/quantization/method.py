@@ -20,7 +20,7 @@ from tailkeep.compression.quantization.placement import (
     layers_on_points,
     trace,
 )
-from tailkeep.compression.quantization.structure import following_norms, layers_in_call_order, replace_module
+from tailkeep.compression.quantization.structure import compressible_layers, following_norms, replace_module
 from tailkeep.errors import StepFailed
 
 
@@ -113,10 +113,7 @@ class Quantization(Method):
 
     def _layers(self, model: nn.Module, example: Tensor) -> list[str]:
         """Name the layers to quantize, in call order."""
-        order = layers_in_call_order(model, example[:2])
-        if self.keep_first_last:
-            linear = [name for name in order if isinstance(model.get_submodule(name), nn.Linear)]
-            order = [name for name in order[1:] if name not in linear[-1:]]
+        order = compressible_layers(model, example[:2], self.keep_first_last)
         if not order:
             raise StepFailed("nothing_to_quantize", "the model has no convolution or linear layer left to quantize")
         return order

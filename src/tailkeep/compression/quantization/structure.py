@@ -30,6 +30,15 @@ def layers_in_call_order(model: nn.Module, example: Tensor) -> list[str]:
     return order
 
 
+def compressible_layers(model: nn.Module, example: Tensor, keep_first_last: bool) -> list[str]:
+    """Return ``layers_in_call_order``, with ``keep_first_last`` without the first of them and the last linear one."""
+    order = layers_in_call_order(model, example)
+    if keep_first_last:
+        linear = [name for name in order if isinstance(model.get_submodule(name), nn.Linear)]
+        order = [name for name in order[1:] if name not in linear[-1:]]
+    return order
+
+
 def following_norms(model: nn.Module) -> dict[str, str]:
     """Return {layer: batch norm} for each layer whose output goes to one batch norm and nowhere else.
 
