@@ -85,7 +85,7 @@ def test_a_class_without_test_images_is_allowed() -> None:
         ("fp", -1, "counts >= 0"),
         ("train_count", -1, "counts >= 0"),
         ("loss_sum", float("inf"), "loss_sum"),
-        ("loss_sum", float("nan"), "missing values in loss_sum"),
+        ("n", float("nan"), "missing values in n"),
         ("twin", "half", "not one of imbalanced"),
         ("reference", "nobody", "not one of self"),
     ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from tailkeep import __version__
+from tailkeep.cli_audit import register
 from tailkeep.errors import BAD_INPUT, CELLS_FAILED, INTERRUPTED, UNEXPECTED, TailkeepError
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ app = typer.Typer(
         "Do your rare classes survive compression?\n\n"
         "A study file crosses datasets, class imbalance, models, compression methods and seeds. "
         "**plan** says what it would take, **run** does it (and resumes), **status** tells how far it is, "
-        "**report** draws what is stored, **export** writes a stored model for a runtime.\n\n"
-        "Start with: `tailkeep run studies/demo.yaml`"
+        "**report** draws what is stored, **export** writes a stored model for a runtime. "
+        "**audit** needs no study: it compares two models, or their predictions, and fails where a class is lost.\n\n"
+        "Start with: `tailkeep run studies/demo.yaml`, or "
+        "`tailkeep audit --baseline dense.csv --candidate int8.csv`"
     ),
     epilog=(
-        "Exit codes: 0 done; 2 bad input, before any compute; 3 some cells failed; 70 unexpected error; "
-        "130 interrupted."
+        "Exit codes: 0 done; 1 a class lost too much (audit); 2 bad input, before any compute; 3 some cells failed; "
+        "5 cannot tell (audit); 70 unexpected error; 130 interrupted."
     ),
 )
 
@@ -200,6 +203,9 @@ def export(
     opened = _open(study, _options(store=store, data_root=data_root, model_code=model_code, overrides=overrides))
     target = out if out != Path() else Path(f"{method.replace(' ', '-')}.onnx")
     print_export(export_cell(opened, Choice(method, model, setting, dataset, seed), target), json_out)
+
+
+register(app)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -44,7 +44,7 @@ COUNT_COLUMNS = {
     "n01": "int64",  # reference wrong, this model right
     "n00": "int64",  # both wrong
     "changed": "int64",  # another class predicted than by the reference, right or wrong
-    "loss_sum": "float64",  # sum over the class's images of the cross-entropy in nats
+    "loss_sum": "float64",  # sum over the class's images of the cross-entropy in nats; NaN where only labels are known
 }
 COLUMNS = {**CELL_COLUMNS, **CLASS_COLUMNS, **REFERENCE_COLUMNS, **COUNT_COLUMNS}
 
@@ -124,8 +124,14 @@ def build(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Raises BadInput as ``check`` does. No rows give an empty frame with every column.
     """
     frame = pd.DataFrame(list(rows))
-    if frame.empty:
-        frame = pd.DataFrame({name: [] for name in COLUMNS})
+    return build_columns(pd.DataFrame({name: [] for name in COLUMNS}) if frame.empty else frame)
+
+
+def build_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame that was put together by columns, as ``build`` returns one: checked, typed, in order.
+
+    Raises BadInput as ``check`` does.
+    """
     _need_columns(frame)
     try:
         frame = frame[list(COLUMNS)].astype(COLUMNS)
@@ -138,7 +144,7 @@ def build(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def check(frame: pd.DataFrame) -> None:
     """Raise BadInput unless the frame has every column, one row a key, known words, and counts that agree."""
     _need_columns(frame)
-    empty = [name for name in COLUMNS if frame[name].isna().any()]
+    empty = [name for name in COLUMNS if name != "loss_sum" and frame[name].isna().any()]
     if empty:
         raise BadInput(f"frame: missing values in {', '.join(empty)}")
     for column, words in ALLOWED.items():
@@ -173,7 +179,7 @@ def _broken_rules(frame: pd.DataFrame) -> dict[str, pd.Series[bool]]:
         "n11 + n01 == tp": f["n11"] + f["n01"] != f["tp"],
         "n10 + n01 <= changed <= n10 + n01 + n00": (f["changed"] < certain) | (f["changed"] > certain + f["n00"]),
         "no change against itself": self_rows & (f["changed"] != 0),
-        "loss_sum is finite and >= 0": ~np.isfinite(f["loss_sum"]) | (f["loss_sum"] < 0),
+        "loss_sum is finite and >= 0": np.isinf(f["loss_sum"]) | (f["loss_sum"] < 0),
     }
 
 

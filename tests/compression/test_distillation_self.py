@@ -18,7 +18,7 @@ from tailkeep.models.digits import DigitsNet
 from tailkeep.study.runner import Options, open_study
 from tailkeep.study.spec import check_study
 from tailkeep.study.steps import run_step
-from tailkeep.study.yaml_reader import parse_yaml
+from tailkeep.yaml_reader import parse_yaml
 
 SHAPE = (1, 8, 8)
 BATCH = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(1))

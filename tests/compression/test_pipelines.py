@@ -29,8 +29,12 @@ LEVELS = [
     {"kind": "filter_pruning", "ratio": 0.4, "criterion": "taylor", "when": "gradual", "rounds": 3},
     {"kind": "weight_pruning", "ratio": 0.5},
     {"kind": "weight_pruning", "pattern": "2:4", "ratio": 0.5},
+    {"kind": "class_aware_pruning", "ratio": 0.3, "scope": "global", "when": "gradual", "rounds": 2},
+    {"kind": "class_aware_pruning", "ratio": 0.25, "criterion": "group_share", "groups": "thirds"},
+    {"kind": "performance_weighted", "pruning": {"kind": "filter_pruning", "ratio": 0.25}},
     {"kind": "distillation"},
     {"kind": "dkd"},
+    {"kind": "long_tail_distillation"},
     {"kind": "feature_distillation", "form": "attention"},
     {"kind": "continue"},
 ]
@@ -46,6 +50,8 @@ ENDS = [
     },
     {"kind": "qat", "placement": "runtime", "keep_first_last": False},
     {"kind": "qat_distillation", "weight_bits": 3, "weights": "dorefa", "activations": "clip"},
+    {"kind": "tail_aware_bits", "average_bits": 3},
+    {"kind": "tail_aware_bits", "times_smaller": 4, "weights": "symmetric_mse", "placement": "runtime"},
     {"kind": "ptq", "weights": "symmetric_mse", "weight_bits": 4},
     {"kind": "ptq", "placement": "runtime", "activation_symmetric": True},
 ]

@@ -181,3 +181,13 @@ def test_evaluation_keeps_the_order_and_the_pixels(images):
     found = list(evaluation_batches(images, 16, "cpu"))
     assert [len(batch) for batch in found] == [16, 16, 16, 2]
     assert torch.equal(torch.cat(found), normalize(torch.from_numpy(images)))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 5, 8, 11])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_drawn_counts_the_labels_of_the_batches(images, rng, steps, drop_last):
+    labels = rng.integers(0, 3, 50).astype(np.int64)
+    draw = lambda epoch: None if epoch == 1 else torch.full((50,), epoch)  # noqa: E731
+    batches = TrainingBatches(images, labels, 12, NONE, 0, "cpu", sampler_draw=draw, drop_last=drop_last)
+    seen = [label for step in range(steps) for label in batches.batch(step)[1].tolist()]
+    assert batches.drawn(steps, 4) == [seen.count(label) for label in range(4)]

@@ -149,3 +149,15 @@ def test_21_a_batch_normalisation_kept_in_training_mode_is_refused():
 
     with pytest.raises(BadInput, match="evaluation"):
         probe(Stuck(), 10, SHAPE)
+
+
+def test_a_model_that_is_not_to_be_trained_may_give_probabilities_and_need_no_gradient():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(dim=1)).requires_grad_(False)
+    with pytest.raises(BadInput, match="returns probabilities"):
+        probe(model, 10, SHAPE)
+    probe(model, 10, SHAPE, trained=False)
+    probe(nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10)), 10, SHAPE, trained=False)
+    with pytest.raises(BadInput, match="not deterministic"):
+        probe(Wrapped(lambda module, x: F.dropout(x)), 10, SHAPE, trained=False)
+    with pytest.raises(BadInput, match="the data has 10 classes"):
+        probe(Wrapped(sound, classes=7), 10, SHAPE, trained=False)

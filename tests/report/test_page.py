@@ -22,7 +22,7 @@ from tailkeep.report.select import View
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = (
     *("<script>alert(1)</script>", "=cmd()|x", "</style><img src=x onerror=alert(1)>"),
-    *("a\x00\x1b\ud800b", '"]}[x', "{{7*7}}"),
+    *("a\x00\x1b\u202eb", '"]}[x', "{{7*7}}"),
 )
 FIGURES = {"excess-gap", "accuracy", "recall-change", "groups", "recall", "size"}
 

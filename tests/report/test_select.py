@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tailkeep.report.select import View, cleaned
+import pandas as pd
+
+from tailkeep.report.select import View, clean_frame, cleaned
 
 
 def test_dense_comes_first_and_controls_last(analysis) -> None:
@@ -41,3 +43,13 @@ def test_cleaning_changes_names_and_no_numbers(analysis) -> None:
     assert clean.name == "a�[2J"
     assert clean.notes == ("�",)
     assert clean.gaps.equals(analysis.gaps.astype(clean.gaps.dtypes.to_dict()))
+
+
+def test_a_table_of_plain_objects_is_cleaned_too() -> None:
+    # Where Arrow is installed, only a column of objects can hold a lone surrogate.
+    names = pd.Series(["a\ud800b", None, "c\x1b"], dtype=object)
+    frame = pd.DataFrame({"name": names, "n": [1, 2, 3]}).iloc[[2, 0, 1]]
+    clean = clean_frame(frame)
+    assert list(clean["name"]) == ["c�", "a�b", None]
+    assert list(clean["n"]) == [3, 1, 2]
+    assert list(clean.index) == [0, 1, 2]

@@ -59,7 +59,7 @@ def test_01_numbers_that_yaml_reads_as_text(plan: Any, cli: Any) -> None:
     written = plan(STUDY.replace("lr: 0.1", "lr: 1e-1"), "--json")
     assert written.returncode == 0, written.stderr
     from tailkeep.study.spec import check_study
-    from tailkeep.study.yaml_reader import parse_yaml
+    from tailkeep.yaml_reader import parse_yaml
 
     assert check_study(parse_yaml(STUDY.replace("lr: 0.1", "lr: 1e-1"))) == check_study(parse_yaml(STUDY))
 

@@ -226,15 +226,27 @@ def test_a_loss_is_a_finite_differentiable_mean_over_the_batch(cls: Any, progres
 
 # --- samplers --------------------------------------------------------------------------------------------------------
 
-PROMISES: dict[str, Callable[[tuple[int, ...]], list[float]]] = {
-    "uniform": lambda counts: [float(count) for count in counts],
-    "class_balanced": lambda counts: [sum(counts) / len(counts)] * len(counts),
+
+def parts(counts: tuple[int, ...], likely: list[float]) -> list[float]:
+    return [sum(counts) * value / sum(likely) for value in likely]
+
+
+PROMISES: dict[str, Callable[[tuple[int, ...], float], list[float]]] = {
+    "uniform": lambda counts, share: [float(count) for count in counts],
+    "class_balanced": lambda counts, share: [sum(counts) / len(counts)] * len(counts),
+    "square_root": lambda counts, share: parts(counts, [count**0.5 for count in counts]),
+    "progressively_balanced": lambda counts, share: [
+        (1 - share) * count + share * sum(counts) / len(counts) for count in counts
+    ],
+    "effective_number": lambda counts, share: parts(counts, [count / (1 - 0.9999**count) for count in counts]),
 }
-"""Draws of every class in an epoch; what is drawn lies less than one image from it."""
+"""Draws of every class in an epoch that starts at ``share`` of the training; what is drawn lies less than one image
+from it."""
 
 
 @each(catalog.SAMPLERS)
-def test_a_sampler_draws_what_it_promises(cls: Any) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_sampler_draws_what_it_promises(cls: Any, share: float) -> None:
     labels = torch.repeat_interleave(torch.arange(10), torch.tensor(COUNTS))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     images, n = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), len(labels)
@@ -243,11 +255,11 @@ def test_a_sampler_draws_what_it_promises(cls: Any) -> None:
         """What the training loop sees of the sampler."""
         draw = example(cls).draw
         nothing = Augment(crop_padding=0, flip=False)
-        batches = TrainingBatches(images, labels, 32, nothing, seed, CPU, sampler_draw=lambda e: draw(labels, seed, e))
-        return batches.order(epoch)
+        drawn = lambda e: draw(labels, seed, e, share)  # noqa: E731
+        return TrainingBatches(images, labels, 32, nothing, seed, CPU, sampler_draw=drawn).order(epoch)
 
     assert kind_of(cls) in PROMISES, "say how many images of each class this sampler draws"
-    promised = torch.tensor(PROMISES[kind_of(cls)](COUNTS))
+    promised = torch.tensor(PROMISES[kind_of(cls)](COUNTS, share))
     before = torch.get_rng_state()
     for epoch in range(4):
         drawn = order(5, epoch)
@@ -266,13 +278,23 @@ def test_a_sampler_draws_what_it_promises(cls: Any) -> None:
 IDENTITY: dict[str, dict[str, Any] | None] = {
     "filter_pruning": {"ratio": 0},
     "weight_pruning": {"ratio": 0},
+    "class_aware_pruning": {"ratio": 0},
+    "performance_weighted": {},  # as the distillations below
     "qat": {"weight_bits": 32, "activation_bits": 32},
     "qat_distillation": {"weight_bits": 32, "activation_bits": 32},
     "ptq": {"weight_bits": 32, "activation_bits": 32},
+    "tail_aware_bits": {"weight_bits": 32, "activation_bits": 32},
     "distillation": {},  # with no training, a copy of the parent
     "dkd": {},
     "feature_distillation": {},
     "self_distillation": None,  # a fresh network
+    "balanced_distillation": {},
+    "long_tail_distillation": {},
+    "adjusted_distillation": {},
+    "classifier_retraining": {"redraw": False},
+    "weight_scaling": {},
+    "tau_normalisation": {"tau": 0, "keep_bias": True},
+    "logit_adjustment_post_hoc": {"tau": 0},
     "continue": {},
 }
 """Settings with which a method without training gives its parent's logits; None where it has none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,18 @@ Floats = NDArray[np.float64]
 NO_SPREAD = 1e-9
 """Percentage points below which values count as equal: a rounding difference is not a spread (one image in a million
 is 1e-4)."""
+
+
+@lru_cache(maxsize=256)
+def _normal_quantile(share: float) -> float:
+    """Return the standard normal quantile; kept, since a table asks for the same one once a class."""
+    return float(stats.norm.ppf(share))
+
+
+@lru_cache(maxsize=1024)
+def _t_quantile(share: float, freedom: int) -> float:
+    """Return the quantile of Student's t; kept for the same reason."""
+    return float(stats.t.ppf(share, freedom))
 
 
 def _values(values: ArrayLike) -> Floats:
@@ -39,7 +52,7 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     mean, spread = mean_and_spread(array)
     if array.size < 2:
         return math.nan, math.nan
-    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * spread / math.sqrt(array.size)
+    half = _t_quantile(0.5 + level / 2, array.size - 1) * spread / math.sqrt(array.size)
     return mean - half, mean + half
 
 
@@ -52,7 +65,7 @@ def upper_bound(values: ArrayLike, contrasts: int = 1, alpha: float = 0.05) -> f
     mean, spread = mean_and_spread(array)
     if array.size < 2:
         return math.nan
-    return mean + float(stats.t.ppf(1 - alpha / contrasts, array.size - 1)) * spread / math.sqrt(array.size)
+    return mean + _t_quantile(1 - alpha / contrasts, array.size - 1) * spread / math.sqrt(array.size)
 
 
 def paired_t_p(differences: ArrayLike) -> float:
@@ -123,7 +136,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
         raise ValueError(f"expected 0 <= successes <= n, got {successes} of {n}")
     if n == 0:
         return math.nan, math.nan
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = _normal_quantile(0.5 + level / 2)
     share = successes / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

@@ -160,6 +160,15 @@ class TrainingBatches:
             self._order, self._epoch = order.to(self.images.device, torch.int64), epoch
         return self._order
 
+    def drawn(self, steps: int, classes: int) -> list[int]:
+        """Return how many images of each of ``classes`` classes the first ``steps`` batches hold in all."""
+        total = torch.zeros(classes, dtype=torch.int64)
+        for epoch in range(-(-steps // self.steps_per_epoch)):
+            batches = min(self.steps_per_epoch, steps - epoch * self.steps_per_epoch)
+            seen = self.order(epoch)[: batches * self.batch_size]
+            total += torch.bincount(self.labels[seen], minlength=classes).cpu()
+        return [int(count) for count in total]
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return (images (B, C, H, W) channels last, labels (B,)) of a step counted from 0 over the whole training."""
         epoch, position = divmod(step, self.steps_per_epoch)

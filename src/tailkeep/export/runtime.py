@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailkeep.errors import BadInput, StepFailed
+from tailkeep.export.external import take_in, tensors_outside
 from tailkeep.export.library import need
 
 FLOAT = "tensor(float)"
+FLOATS: dict[str, type[np.floating[Any]]] = {
+    FLOAT: np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+"""onnxruntime's names of the types that images and logits can have."""
 ONLY_ERRORS = 3
 """onnxruntime's log level: it warns of things that concern its developers."""
 
@@ -20,11 +26,15 @@ ONLY_ERRORS = 3
 class OnnxSession:
     """One model in onnxruntime's CPU provider: ``threads`` threads within an operation, one operation at a time.
 
-    The file is read whole and may not point to data in other files. Raises ``BadInput`` where it is missing, damaged,
-    or has another input than one float32 tensor (N, C, H, W), and ``MissingExtra`` where onnxruntime is not installed.
+    The file is read whole and may not point to data in other files, unless ``external`` allows files of its own folder
+    (``files`` lists them). ``outputs`` are (name, type, shape) of every output. Raises ``BadInput`` where the file is
+    missing, damaged, or has another input than one tensor (N, C, H, W) of one of ``types``, and ``MissingExtra`` where
+    onnxruntime is not installed.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, threads: int = 1, *, types: tuple[str, ...] = (FLOAT,), external: bool = False
+    ) -> None:
         runtime = need("onnxruntime")
         self.path = path
         options = runtime.SessionOptions()
@@ -33,21 +43,33 @@ class OnnxSession:
         options.log_severity_level = ONLY_ERRORS
         # Else the threads of one session would go on spinning while another one is timed.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        data = read_single_file(path)
+        # The bytes were checked as ONNX; onnxruntime must not take them for another format.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        data, self.files = read_files(path, external)
         try:
             self._session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen unrelated error classes
             raise BadInput(f"{path}: onnxruntime cannot load it: {_short(error)}") from error
         inputs = self._session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type != FLOAT or len(inputs[0].shape) != 4:
+        if len(inputs) != 1 or inputs[0].type not in types or len(inputs[0].shape) != 4:
             found = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
-            raise BadInput(f"{path}: expected one input (N, C, H, W) of float32, found {found or 'none'}")
+            wanted = " or ".join(FLOATS[kind].__name__ for kind in types)
+            raise BadInput(f"{path}: expected one input (N, C, H, W) of {wanted}, found {found or 'none'}")
         self.input_name = str(inputs[0].name)
         self.input_shape = tuple(inputs[0].shape)
+        self.input_type = FLOATS[inputs[0].type]
+        self.outputs = tuple(
+            (str(out.name), str(out.type), tuple(out.shape or ())) for out in self._session.get_outputs()
+        )
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the first output for one batch as it is, unchecked: what a latency measurement times."""
         result: NDArray[np.float32] = self._session.run(None, {self.input_name: images})[0]
+        return result
+
+    def run_outputs(self, images: NDArray[np.floating[Any]], names: list[str]) -> list[NDArray[Any]]:
+        """Return the outputs of these ``names`` for one batch of the input's type, as they are."""
+        result: list[NDArray[Any]] = self._session.run(names, {self.input_name: images})
         return result
 
     def predict(self, images: NDArray[np.float32], batch_size: int = 256) -> NDArray[np.float32]:
@@ -84,6 +106,15 @@ class OnnxSession:
 
 def read_single_file(path: Path) -> bytes:
     """Return the bytes of an ONNX file. Raises ``BadInput`` where it is missing, damaged or keeps data elsewhere."""
+    return read_files(path, external=False)[0]
+
+
+def read_files(path: Path, external: bool) -> tuple[bytes, tuple[Path, ...]]:
+    """Return the bytes of an ONNX file with all its data inside, and the other files that they came from.
+
+    Raises ``BadInput`` where it is missing or damaged, and where it keeps data in other files: any, or with
+    ``external`` those outside its own folder.
+    """
     onnx = need("onnx")
     try:
         data = path.read_bytes()
@@ -93,28 +124,18 @@ def read_single_file(path: Path) -> bytes:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own error class moves between its versions
         raise BadInput(f"{path}: not an ONNX file, or damaged ({_short(error)}); export it again") from error
-    graphs = [model.graph, *model.functions]
     if not model.graph.node:
         raise BadInput(f"{path}: not an ONNX file, or damaged (it has no operations); export it again")
-    tensors = (tensor for graph in graphs for tensor in _tensors(graph))
-    outside = [tensor.name for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
-    if outside:
-        raise BadInput(f"{path}: the data of {outside[0]} lies in another file; only files that are whole are read")
-    return data
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    """Yield every tensor of a graph or function, with those of its subgraphs."""
-    yield from getattr(graph, "initializer", ())
-    for sparse in getattr(graph, "sparse_initializer", ()):
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+    outside = tensors_outside(model)
+    if not outside:
+        return data, ()
+    if not external:
+        raise BadInput(
+            f"{path}: the data of {outside[0].name} lies in another file; only files that are whole are read"
+        )
+    files = take_in(model, path)
+    whole: bytes = model.SerializeToString()
+    return whole, files
 
 
 def _short(error: BaseException) -> str:

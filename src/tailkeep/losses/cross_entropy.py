@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,21 +9,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from tailkeep.spec import Spec
+from tailkeep.losses.base import Loss, LossFunction
 
 
-class CrossEntropy(Spec):
+class CrossEntropy(Loss):
     """Mean cross-entropy, with optional label smoothing (Szegedy et al. 2016)."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
-    @property
-    def head(self) -> Literal["linear", "normalized"]:
-        """The head that this loss needs."""
-        return "linear"
-
-    def build(self, class_counts: tuple[int, ...], device: torch.device) -> Callable[[Tensor, Tensor, float], Tensor]:
+    def build(self, class_counts: tuple[int, ...], device: torch.device) -> LossFunction:
         """Return f(logits (N, C), labels (N,) int64, progress 0..1) -> scalar mean over the batch, in nats."""
         smoothing = self.label_smoothing
 

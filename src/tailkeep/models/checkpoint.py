@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tailkeep.errors import BadInput, TailkeepWarning
+from tailkeep.models.impostors import refuse_impostors
 
 TORCH_SUFFIXES = (".pt", ".pth")
 NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -43,7 +44,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: there is no such file")
-    _refuse_impostors(path)
+    refuse_impostors(path)
     if path.suffix == ".safetensors":
         state = _load_safetensors(path)
     elif path.suffix in TORCH_SUFFIXES:
@@ -59,21 +60,6 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
                 f"{path}: tensor {name} holds {count} values that are NaN or infinite (did training diverge?)"
             )
     return state
-
-
-def _refuse_impostors(path: Path) -> None:
-    """Tell apart what lies under a checkpoint's name but is none."""
-    with open(path, "rb") as file:
-        head = file.read(1024)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        raise BadInput(f"{path}: the file is empty; fetch it again")
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise BadInput(f"{path}: this is a Git LFS pointer, not the weights; run `git lfs pull` in its repository")
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        raise BadInput(
-            f"{path}: this is a web page (HTML), not the weights; the download link led to a login or a preview page"
-        )
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

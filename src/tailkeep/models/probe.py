@@ -14,27 +14,32 @@ from tailkeep.errors import BadInput
 BATCH = 8
 
 
-def probe(model: nn.Module, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+def probe(model: nn.Module, num_classes: int, image_shape: tuple[int, int, int], trained: bool = True) -> None:
     """Check that ``model`` maps float32 images (N, C, H, W) to logits (N, ``num_classes``) and can be trained.
 
     In evaluation mode: logits and not probabilities, finite, equal when asked twice and for an image alone, and no
-    buffer moves. In training mode: a gradient reaches a parameter. The model's tensors, training flags and torch's
-    generators are as before afterwards. Raises ``BadInput`` that explains the first fault.
+    buffer moves. In training mode: a gradient reaches a parameter. A model that is not to be ``trained`` may give
+    probabilities, need not have parameters, and is looked at in evaluation mode alone. The model's tensors, training
+    flags and torch's generators are as before afterwards. Raises ``BadInput`` that explains the first fault.
     """
     first = next(model.parameters(), None)
-    if first is None:
+    if first is None and trained:
         raise BadInput("the model has no parameters, so there is nothing to train or compress")
+    device = torch.device("cpu") if first is None else first.device
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, *image_shape, generator=generator).to(first.device)
-    with _unchanged(model, first.device):
+    images = torch.randn(BATCH, *image_shape, generator=generator).to(device)
+    with _unchanged(model, device):
         model.eval()
         before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         with torch.no_grad():
             logits = _forward(model, images, "evaluation")
             _check_logits(logits, num_classes, image_shape)
+            if trained:
+                _refuse_probabilities(logits)
             _check_repeatable(model, images, logits)
         _check_buffers(model, before)
-        _check_training(model, images, num_classes)
+        if trained:
+            _check_training(model, images, num_classes)
 
 
 @contextmanager
@@ -82,6 +87,10 @@ def _check_logits(logits: object, num_classes: int, image_shape: tuple[int, int,
         raise BadInput(f"the model returns {logits.dtype} (class numbers?); return floating-point logits")
     if not bool(torch.isfinite(logits).all()):
         raise BadInput(f"the model returns values that are not finite on random images {image_shape}")
+
+
+def _refuse_probabilities(logits: object) -> None:
+    assert isinstance(logits, Tensor)
     sums = logits.float().sum(1)
     if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise BadInput(

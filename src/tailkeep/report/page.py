@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
 from tailkeep.analysis.result import StudyAnalysis
-from tailkeep.errors import BadInput
-from tailkeep.files import write_atomic
 from tailkeep.report import (
     canvas,
     charts,
@@ -25,34 +17,20 @@ from tailkeep.report import (
     heatmap,
     origin,
     pareto,
-    svg,
+    publish,
     tables,
     theme,
     verdicts,
     words,
     writers,
 )
+from tailkeep.report.publish import Drawn, page_path, policy, rendered, template
 from tailkeep.report.select import View, cleaned
 
-OURS = re.compile(
-    r"(excess-gap|accuracy|groups|size|recall-change|recall|verdicts|gaps|seed_gaps|tail|failures|drop|gap|excess|controls"
-    r"|pareto|deployment|frontier|latency)"
-    r"(-[a-z0-9-]+)?\.(png|svg|csv|md|tex)"
-)
-
+__all__ = ["Drawn", "draw", "page_html", "policy", "sheets", "table_files", "write_report"]
 
 NUMBERS = ("verdicts", "accuracy", "gaps", "recall", "tail", "size", "seed_gaps", "failures")
 """The analysis' own tables, in the order in which the page links them."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure, drawn: its SVG as a file, and both layouts as they stand in the page."""
-
-    figure: canvas.Figure
-    file: str
-    wide: str
-    narrow: str
 
 
 def write_report(analysis: StudyAnalysis, out: Path) -> Path:
@@ -60,30 +38,22 @@ def write_report(analysis: StudyAnalysis, out: Path) -> Path:
 
     Every file appears whole or not at all, the page last. Raises BadInput where ``out`` is a folder.
     """
-    out = Path(out)
-    if out.is_dir():
-        raise BadInput(f"{out}: is a folder; name the report's file, for example {out / 'report.html'}")
+    out = page_path(out)
     view = View(cleaned(analysis))
-    folder = out.with_name(f"{out.stem}_files")
     drawn = draw(view)
-    line, named = origin.stamp(view), {d.figure.name: f"{view.analysis.name}: {d.figure.title}" for d in drawn}
-    written = {
-        f"figures/{d.figure.name}.svg": origin.stamped_svg(d.file, named[d.figure.name], line) for d in drawn
-    } | table_files(view)
-    for name, content in written.items():
-        write_atomic(folder / name, content)
-    for each in drawn:
-        image = origin.stamped_png(canvas.to_png(each.file), named[each.figure.name], line)
-        write_atomic(folder / f"figures/{each.figure.name}.png", image)
-        written[f"figures/{each.figure.name}.png"] = ""
-    _forget(folder, set(written))
-    write_atomic(out, page_html(view, drawn, folder.name))
-    return out
+    return publish.publish(
+        out,
+        view.analysis.name,
+        origin.stamp(view),
+        drawn,
+        table_files(view),
+        lambda folder: page_html(view, drawn, folder),
+    )
 
 
 def draw(view: View) -> list[Drawn]:
     """Draw every figure that the analysis has the numbers for."""
-    found = [
+    found: list[canvas.Figure | None] = [
         forest.excess_figure(view),
         charts.accuracy_figure(view),
         *heatmap.heat_figures(view, "change"),
@@ -92,20 +62,7 @@ def draw(view: View) -> list[Drawn]:
         charts.size_figure(view),
         *pareto.pareto_figures(view),
     ]
-    drawn = []
-    for i, figure in enumerate(each for each in found if each is not None):
-        wide = svg.numbered(canvas.to_svg(figure.wide))
-        narrow = svg.numbered(canvas.to_svg(figure.narrow))
-        drawn.append(Drawn(figure, svg.standalone(wide), svg.inline(wide, f"w{i}"), svg.inline(narrow, f"n{i}")))
-    return drawn
-
-
-def _forget(folder: Path, written: set[str]) -> None:
-    """Remove what an earlier report wrote here and this one did not; nothing else is touched."""
-    for part in ("figures", "tables"):
-        for path in sorted((folder / part).glob("*")):
-            if OURS.fullmatch(path.name) and f"{part}/{path.name}" not in written and path.is_file():
-                path.unlink()
+    return publish.draw(found)
 
 
 def sheets(view: View) -> dict[str, tables.Table]:
@@ -166,35 +123,16 @@ def _device_frames(view: View) -> dict[str, pd.DataFrame]:
 
 def page_html(view: View, drawn: Sequence[Drawn], folder: str) -> str:
     """Return the page's HTML. ``folder`` is the name of the folder beside it."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    style = theme.css() + _method_css(view) + _template("style.css")
-    style += _template("device.css") if view.has_deployment else ""
-    script = _template("page.js")
-    figures = [
-        {
-            "name": d.figure.name,
-            "title": d.figure.title,
-            "alt": d.figure.alt,
-            "caption": d.figure.caption,
-            "data": d.figure.data,
-            "wide": Markup(d.wide),
-            "narrow": Markup(d.narrow),
-        }
-        for d in drawn
-    ]
-    return environment.get_template("report.html.j2").render(
+    style = theme.css() + _method_css(view) + template("style.css")
+    style += template("device.css") if view.has_deployment else ""
+    return rendered(
+        "report.html.j2",
+        style,
+        template("page.js"),
+        drawn,
+        folder,
         a=view.analysis,
-        policy=policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
-        figures=figures,
         tables=sheets(view),
-        folder=quote(folder),
         **_words(view),
     )
 
@@ -202,6 +140,7 @@ def page_html(view: View, drawn: Sequence[Drawn], folder: str) -> str:
 def _words(view: View) -> dict[str, Any]:
     """Return what the template says that is neither a figure nor a table."""
     return {
+        "row_heads": ("Method", "Technique"),
         "cards": _cards(view),
         "summary": verdicts.summary(view),
         "facts": _facts(view),
@@ -214,22 +153,6 @@ def _words(view: View) -> dict[str, Any]:
         "group_rule": words.sentence(view.analysis.group_rule),
         "origin": origin.origin(view),
     }
-
-
-def policy(style: str, script: str) -> str:
-    """Return the content security policy: this style, this script, and nothing from anywhere."""
-
-    def digest(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-    return (
-        f"default-src 'none'; style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _template(name: str) -> str:
-    return resources.files("tailkeep.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _method_css(view: View) -> str:

@@ -24,13 +24,13 @@ def cleaned(analysis: StudyAnalysis) -> StudyAnalysis:
     for each in fields(analysis):
         value = getattr(analysis, each.name)
         if isinstance(value, pd.DataFrame):
-            changes[each.name] = _clean_frame(value)
+            changes[each.name] = clean_frame(value)
         elif isinstance(value, str):
             changes[each.name] = printable(value)
         elif each.name in {"group_names", "notes"}:
             changes[each.name] = tuple(printable(text) for text in value)
     changes["verdicts"] = tuple(_clean_verdict(v) for v in analysis.verdicts)
-    changes["provenance"] = _clean_tree(analysis.provenance)
+    changes["provenance"] = clean_tree(analysis.provenance)
     if analysis.provenance.get("spec"):  # of the text as it was given
         digest = hashlib.sha256(str(analysis.provenance["spec"]).encode("utf-8", "surrogatepass")).hexdigest()
         changes["provenance"].setdefault("spec_sha256", digest)
@@ -44,7 +44,8 @@ def _clean_verdict(verdict: Verdict) -> Verdict:
     return replace(verdict, **texts)
 
 
-def _clean_frame(frame: pd.DataFrame) -> pd.DataFrame:
+def clean_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with every text printable and its rows counted from 0."""
     clean = frame.reset_index(drop=True)
     for name in clean.columns:
         if not (pd.api.types.is_numeric_dtype(clean[name]) or pd.api.types.is_bool_dtype(clean[name])):
@@ -56,11 +57,12 @@ def _missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
 
 
-def _clean_tree(value: Any) -> Any:
+def clean_tree(value: Any) -> Any:
+    """Return nested facts with every text and key printable."""
     if isinstance(value, dict):
-        return {printable(key): _clean_tree(item) for key, item in value.items()}
+        return {printable(key): clean_tree(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean_tree(item) for item in value]
+        return [clean_tree(item) for item in value]
     return printable_lines(value) if isinstance(value, str) else value
 
 

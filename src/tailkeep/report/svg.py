@@ -28,9 +28,12 @@ LINK = re.compile(r"^url\(#([\w-]+)\)$")
 LONG = re.compile(r"(\d+\.\d{2})\d+")
 
 
-def inline(drawing: str, prefix: str) -> str:
-    """Return the SVG text for the page. ``prefix`` keeps its ids apart from those of other figures."""
-    names = {light: name for name, (light, _) in variables().items()}
+def inline(drawing: str, prefix: str, paint: bool = True) -> str:
+    """Return the SVG text for the page. ``prefix`` keeps its ids apart from those of other figures.
+
+    ``paint`` turns the colours into the page's variables; without it they stay as they are.
+    """
+    names = {light: name for name, (light, _) in variables().items()} if paint else {}
     root = ElementTree.fromstring(drawing)
     _clean(root, prefix, names)
     _hoist(root)

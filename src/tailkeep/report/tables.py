@@ -18,11 +18,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One text; ``small`` is said less loudly, ``order`` is what it sorts by where that is not its text."""
+    """One text; ``small`` is said less loudly, ``order`` is what it sorts by where that is not its text.
+
+    ``tone`` is the style of a verdict ("lost", "kept"...), where the text is one.
+    """
 
     text: str
     small: str = ""
     order: float | None = None
+    tone: str = ""
 
 
 @dataclass(frozen=True)

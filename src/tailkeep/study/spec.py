@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from tailkeep.data.batches import Augment
 from tailkeep.errors import BadInput
@@ -18,8 +17,8 @@ from tailkeep.losses.cross_entropy import CrossEntropy
 from tailkeep.sampling import Uniform
 from tailkeep.spec import Spec
 from tailkeep.study.catalog import AnyLoss, AnyMethod, AnyModel, AnyProfile, AnySampler, AnySource
-from tailkeep.study.yaml_reader import Document, parse_yaml, read_yaml
 from tailkeep.training.recipe import Recipe
+from tailkeep.yaml_reader import Document, explain, hint, parse_yaml, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,63}")
 RESERVED = ("dense", "self", "teacher", "student_alone", "continued", "other_seed")
@@ -211,11 +210,11 @@ def _check_links(study: StudySpec) -> None:
             named = getattr(entry, role)
             if named is not None and named != "dense" and named not in methods:
                 raise ValueError(
-                    f"method {entry.name!r}: its {role} {named!r} is missing{_hint(named, ['dense', *methods])}"
+                    f"method {entry.name!r}: its {role} {named!r} is missing{hint(named, ['dense', *methods])}"
                 )
         for label in entry.models or ():
             if label not in labels:
-                raise ValueError(f"method {entry.name!r}: no model is called {label!r}{_hint(label, labels)}")
+                raise ValueError(f"method {entry.name!r}: no model is called {label!r}{hint(label, labels)}")
         for linked in (entry.parent, entry.teacher):
             parent = methods.get(linked or "dense")
             if parent and parent.models is not None and not set(entry.models or labels) <= set(parent.models):
@@ -231,7 +230,7 @@ def _check_links(study: StudySpec) -> None:
     continued = study.controls.continued
     for name in continued if isinstance(continued, tuple) else ():
         if name not in methods:
-            raise ValueError(f"controls.continued: no method is called {name!r}{_hint(name, list(methods))}")
+            raise ValueError(f"controls.continued: no method is called {name!r}{hint(name, list(methods))}")
 
 
 def _check_cycle(start: str, methods: dict[str, MethodEntry]) -> None:
@@ -283,52 +282,8 @@ def check_study(document: Document) -> StudySpec:
     try:
         return StudySpec.model_validate(document.value)
     except ValidationError as error:
-        lines = [_explain(document, detail) for detail in error.errors()]
+        lines = [explain(document, detail, partial(_known_keys, document=document)) for detail in error.errors()]
         raise BadInput("\n".join(dict.fromkeys(lines))) from error
-
-
-def _explain(document: Document, detail: ErrorDetails) -> str:
-    """One fault as file:line: path: cause, with a fix."""
-    path = _real_path(document, detail["loc"])
-    place = ".".join(str(part) for part in path)
-    start = f"{document.where(path)}: {place + ': ' if place else ''}"
-    given = detail.get("input")
-    kind = detail["type"]
-    context = detail.get("ctx") or {}
-    if kind == "extra_forbidden":
-        return f"{start}unknown key{_hint(str(path[-1]), _known_keys(path, document))}"
-    if kind == "union_tag_invalid":
-        choices = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
-        return f"{start}unknown kind {context.get('tag')!r}{_hint(str(context.get('tag')), choices)}"
-    if kind == "union_tag_not_found":
-        return f"{start}'kind' is missing"
-    if kind == "string_type" and isinstance(given, (bool, int, float)):
-        text = document.texts.get(path, str(given))
-        return f'{start}YAML reads {text} as {given!r}, not as text; put it in quotes: "{text}"'
-    if kind == "missing":
-        return f"{start}is missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) or given is None else ""
-    return f"{start}{message}{shown}"
-
-
-def _real_path(document: Document, loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Drop from a location the union tags, which the file does not have, and the index of a lone entry."""
-    path: list[str | int] = []
-    here: Any = document.value
-    for position, part in enumerate(loc):
-        if _holds(here, part):
-            here = here[part]
-        elif not (position == len(loc) - 1 and isinstance(part, str) and isinstance(here, dict)):
-            continue  # (a missing key belongs to the path though the file lacks it)
-        path.append(part)
-    return tuple(path)
-
-
-def _holds(value: Any, part: str | int) -> bool:
-    return (isinstance(value, dict) and part in value) or (
-        isinstance(value, list) and isinstance(part, int) and part < len(value)
-    )
 
 
 def _known_keys(path: tuple[str | int, ...], document: Document) -> list[str]:
@@ -358,13 +313,6 @@ def _all_specs() -> list[type[Spec]]:
         found.append(cls)
         todo += cls.__subclasses__()
     return found
-
-
-def _hint(word: str, choices: list[str]) -> str:
-    """Say what was probably meant, and the choices."""
-    close = difflib.get_close_matches(word, choices, 1, 0.6)
-    mean = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{mean} (choices: {', '.join(choices)})" if choices else mean
 
 
 def study_text(study: StudySpec) -> str:

@@ -33,17 +33,20 @@ from tailkeep.evaluation.predict import predict
 from tailkeep.export.cost import cost
 from tailkeep.files import sha256_file, write_json
 from tailkeep.models.checkpoint import load_into, load_weights
+from tailkeep.models.heads import fold_heads
 from tailkeep.models.probe import probe
 from tailkeep.models.user import ModelCode, load_factory
 from tailkeep.randomness import stream_seed
 from tailkeep.spec import content_key
 from tailkeep.study import deploy
-from tailkeep.study.catalog import AnyLoss, AnyMethod, AnySampler, AnySource
+from tailkeep.study.catalog import AnyMethod, AnySampler, AnySource
+from tailkeep.study.machine import keep_freed_memory
 from tailkeep.study.plan import Step
-from tailkeep.study.rebuild import build_model, rebuild
+from tailkeep.study.rebuild import build_model, check_head, loss_of, rebuild, with_head
 from tailkeep.study.store import Store
 from tailkeep.training.checkpoint import Checkpoint
 from tailkeep.training.loop import Progress, Training, fit
+from tailkeep.training.mixing import MixedBatches
 from tailkeep.training.recipe import Recipe
 
 CALIBRATION_BATCH = 128
@@ -83,6 +86,7 @@ class Work:
 def run_step(step: Step, runtime: Runtime) -> str:
     """Do a step and publish it; return "done" or "failed". A failure of the step itself is stored with its reason."""
     torch.set_num_threads(runtime.threads)
+    keep_freed_memory()
     torch.backends.cudnn.benchmark = False
     store = Store(Path(runtime.store))
     if store.is_whole(step.kind, step.key):
@@ -198,10 +202,12 @@ def _train(work: Work) -> dict[str, Any]:
     shape = _image_shape(split)
     seed = stream_seed(spec["seed"], "train", 0)
     classes = len(spec["data"]["counts"])
-    model = build_model(spec["model"], _code(work.runtime.model_code), classes, shape, stream_seed(seed, "init"))
+    plain = with_head(spec["model"], loss_of(spec))
+    model = build_model(plain, _code(work.runtime.model_code), classes, shape, stream_seed(seed, "init"))
     model.to(work.device)
     _fit(work, model, split, chosen, seed, None, None)
-    architecture = {"model": spec["model"], "num_classes": classes, "image_shape": list(shape), "changes": []}
+    model = fold_heads(model)
+    architecture = {"model": plain, "num_classes": classes, "image_shape": list(shape), "changes": []}
     return _save(work, model, architecture)
 
 
@@ -214,8 +220,10 @@ def _transform(work: Work) -> dict[str, Any]:
     shape = _image_shape(split)
     classes = len(spec["data"]["counts"])
     parent, description = _parent(work, "parent")
-    student = spec["student"]
-    fresh = student is not None
+    fresh = spec["student"] is not None
+    student = with_head(spec["student"], loss_of(spec)) if fresh else None
+    if not fresh:
+        check_head(description["model"], loss_of(spec))
     # A fresh student is paired with the same student trained alone: it uses the streams of a training at depth 0.
     seed = stream_seed(spec["seed"], "train", 0) if fresh else stream_seed(spec["seed"], "transform", spec["depth"])
     labels, images = split.labels[chosen], split.images
@@ -225,8 +233,13 @@ def _transform(work: Work) -> dict[str, Any]:
         return calibration_batches(images[chosen], labels, wanted, CALIBRATION_BATCH, seed, work.device, draw)
 
     context = Context(tuple(spec["data"]["counts"]), shape, seed, work.device, labelled, facts=work.facts)
-    if fresh:
-        context.build_student = lambda: build_model(student, code, classes, shape, stream_seed(seed, "init"))
+    if student is not None:
+
+        def build_student() -> nn.Module:
+            model = build_model(student, code, classes, shape, stream_seed(seed, "init"))
+            return fold_heads(model) if method.final else model  # integer layers take the place of ordinary ones
+
+        context.build_student = build_student
     context.build_fresh = lambda: _fresh(work, description)
     roles = [role for role in spec["parents"] if role.startswith("teacher")]
     if roles:
@@ -235,6 +248,7 @@ def _transform(work: Work) -> dict[str, Any]:
     model = method.prepare(parent, context).to(work.device)
     _fit(work, model, split, chosen, seed, method, context)
     model, change = method.finish(model.eval(), context)
+    model = fold_heads(model)
     changes: list[Change] = [] if fresh else list(description["changes"])
     architecture = {**description, "changes": changes + ([change] if change else [])}
     if fresh:
@@ -270,24 +284,30 @@ def _fit(
     spec = work.step.spec
     recipe = Recipe.model_validate(spec["recipe"])
     labels = split.labels[chosen]
+    counts = tuple(spec["data"]["counts"])
     sampler = TypeAdapter(AnySampler).validate_python(spec["sampler"])
     on_device = torch.from_numpy(labels)
     augment = Augment.model_validate(spec["data"]["augment"])
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     batches = TrainingBatches(
         split.images[chosen], labels, recipe.batch_size, augment, seed, work.device, dtype,
-        lambda epoch: sampler.draw(on_device, seed, epoch),
+        lambda epoch: sampler.draw(on_device, seed, epoch, epoch * batches.steps_per_epoch / total),
     )  # fmt: skip
-    base = TypeAdapter(AnyLoss).validate_python(spec["loss"]).build(tuple(spec["data"]["counts"]), work.device)
+    total = recipe.total_steps(batches.steps_per_epoch)
+    mixed = None if recipe.mix is None else MixedBatches(batches, recipe.mix, seed, counts)
+    base = loss_of(spec).build(counts, work.device)
+    base = base if mixed is None else mixed.blend(base)
     hooks = method or Method()
-    context = context or Context(tuple(spec["data"]["counts"]), _image_shape(split), seed, work.device)
+    context = context or Context(counts, _image_shape(split), seed, work.device)
     training = Training(
-        batches=batches, loss=hooks.loss(base, context), recipe=recipe, seed=seed, precision=recipe.precision,
+        batches=mixed or batches, loss=hooks.loss(base, context), recipe=recipe, seed=seed, precision=recipe.precision,
         on_step=lambda m, progress: hooks.on_step(m, progress, context), param_groups=hooks.param_groups(model),
         checkpoint=Checkpoint(work.folder / "checkpoint.safetensors", work.step.key, work.runtime.checkpoint_every),
         report=_reporter(work),
     )  # fmt: skip
     log = fit(model, training)
+    if total:
+        work.facts["draws_per_class"] = batches.drawn(total, len(counts))
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in log)
     (work.folder / "log.jsonl").write_text(text, encoding="utf-8")
 

@@ -6,11 +6,12 @@ A schedule is a pure function of the step, so training can resume at any step wi
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tailkeep.spec import Spec
+from tailkeep.training.mixing import AnyMix
 
 
 class Constant(Spec):
@@ -85,7 +86,8 @@ class Recipe(Spec):
     """SGD with momentum for a length given in epochs *or* steps; a length of 0 is allowed and trains nothing.
 
     ``lr`` is the peak learning rate, ``warmup`` a linear warm-up in epochs that multiplies the schedule.
-    ``precision``: "auto" becomes "bf16" or "float32" by what the machine does fast, before a key is made.
+    ``precision``: "auto" becomes "bf16" or "float32" by what the machine does fast, before a key is made. ``mix`` mixes
+    the images of a batch in pairs (``training.mixing``).
     """
 
     epochs: float | None = Field(default=None, ge=0)
@@ -98,6 +100,13 @@ class Recipe(Spec):
     warmup: float = Field(default=0.0, ge=0)
     schedule: Schedule = OneCycle()
     precision: Literal["auto", "bf16", "float32"] = "auto"
+    mix: AnyMix | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_mixed(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``mix`` out where it is null: it came later, and no stored recipe's key must move."""
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if name != "mix" or value is not None}
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -74,13 +75,20 @@ class SoftLabels(Taught):
             raise ValueError("student_weight and teacher_weight are both 0: there would be nothing to learn")
         return self
 
+    def teacher_shift(self, class_counts: Sequence[int]) -> tuple[float, ...] | None:
+        """Return what is added to the teacher's logits, a number a class; None leaves them as they are."""
+        return None
+
     def loss(self, base_loss: BaseLoss, context: Context) -> StepLoss:
         """Return the blended loss. Raises ``StepFailed`` where ``prepare`` has set no teacher."""
         teacher = self.teacher_of(context)
+        added = self.teacher_shift(context.class_counts)
+        shift = None if added is None else torch.tensor(added, dtype=torch.float32, device=context.device)
 
         def step(model: nn.Module, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 targets = teacher(images).float()
+                targets = targets if shift is None else targets + shift
             logits = model(images).float()
             soft = softened_divergence(logits, targets, self.temperature)
             return self.student_weight * base_loss(logits, labels, progress) + self.teacher_weight * soft, logits

@@ -67,7 +67,7 @@ class FilterPruning(PacedMethod):
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> FilterPruning:
-        if self.calibration_draw != "random" and not self.criterion.startswith("taylor"):
+        if self.calibration_draw != "random" and not self.looks_at_images:
             raise ValueError(
                 f"criterion {self.criterion} looks at no images; calibration_draw is for the Taylor criteria"
             )
@@ -77,6 +77,11 @@ class FilterPruning(PacedMethod):
         if by_name and (self.scope != "layer" or self.target != "filters"):
             raise ValueError("ratios and schedule are shares of each layer's filters; scope and target need one ratio")
         return self
+
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether the criterion needs calibration images."""
+        return self.criterion.startswith("taylor")
 
     def layer_ratios(self, model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, float]:
         """Return the ratio of every prunable layer of ``model`` by name, in the order of the forward pass.

@@ -35,15 +35,15 @@ def lowest(scores: Tensor, count: int) -> list[int]:
 
 
 def comparable(scores: Tensor, dead: list[int]) -> Tensor:
-    """Return the scores divided by their mean over the filters that are not ``dead``, so that layers can be compared.
+    """Return the scores divided by their mean size over the filters not ``dead``, so that layers can be compared.
 
     Raw scores differ between layers by their fan-in and depth alone, and a global ranking would empty whole layers.
-    Molchanov et al. 2017 divide by a layer's Euclidean norm, DepGraph (Fang et al. 2023) by its mean as here. A layer
-    whose mean is zero stays as it is.
+    Molchanov et al. 2017 divide by a layer's Euclidean norm, DepGraph (Fang et al. 2023) by its mean as here (of the
+    absolute values: a consistency score can be negative). A layer whose mean is zero stays as it is.
     """
     alive = torch.ones(len(scores), dtype=torch.bool)
     alive[dead] = False
-    mean = scores[alive].mean() if bool(alive.any()) else scores.new_zeros(())
+    mean = scores[alive].abs().mean() if bool(alive.any()) else scores.new_zeros(())
     return scores / mean if mean > 0 else scores
 
 
