@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tailkeep.data.digits import Digits
+from tailkeep.errors import BadInput
 from tailkeep.models.heads import NormalizedLinear, UnitLength
 from tailkeep.study import steps
 from tailkeep.study.rebuild import rebuild
@@ -194,3 +195,30 @@ def test_repairs_touch_the_classifier_alone(small: dict[str, Any], opened: Calla
     assert max(drawn) - min(drawn) < 0.2 * max(drawn), "the sampler of the entry drew"
     shift = logits(study, "post hoc") - logits(study)
     assert np.allclose(shift, -1.5 * np.log(counts / counts.sum()), atol=1e-4)
+
+
+def test_a_repair_that_does_not_train_may_follow_quantization_and_what_trains_may_not(
+    small: dict[str, Any], opened: Callable[..., Study]
+) -> None:
+    methods = [
+        {"name": "int8", "method": {"kind": "ptq"}},
+        {"name": "int8 adjusted", "parent": "int8", "method": {"kind": "logit_adjustment_post_hoc"}},
+    ]
+    study = opened(dense(small, methods=methods, controls={"continued": False}))
+    assert not study.run().failed
+    counts = np.array(record(study)["spec"]["data"]["counts"], dtype=np.float64)
+    moved = logits(study, "int8 adjusted") - logits(study, "int8")
+    np.testing.assert_allclose(moved, np.broadcast_to(-np.log(counts / counts.sum()), moved.shape), atol=1e-4)
+    methods[1] = {**methods[1], "method": {"kind": "tau_normalisation"}}
+    with pytest.raises(BadInput, match="quantization comes last"):
+        opened(dense(small, methods=methods))
+
+
+def test_a_classifier_trained_alone_on_imbalanced_draws_is_warned_of(
+    small: dict[str, Any], opened: Callable[..., Study]
+) -> None:
+    again = {"name": "again", "method": {"kind": "classifier_retraining"}, "recipe": SHORT}
+    balanced = {**again, "name": "balanced", "sampler": {"kind": "class_balanced"}}
+    warnings = opened(dense(small, methods=[again, balanced])).resolved.warnings
+    assert [w for w in warnings if "sampler: {kind: class_balanced}" in w and w.startswith("again")]
+    assert not [w for w in warnings if w.startswith("balanced")]

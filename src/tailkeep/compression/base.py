@@ -78,6 +78,11 @@ class Method(Spec):
         return False
 
     @property
+    def takes_quantized(self) -> bool:
+        """Whether the parent may be quantized: a repair that moves a bias does not train."""
+        return False
+
+    @property
     def warning(self) -> str | None:
         """What is known to go wrong with these settings, said before the run; None for nothing."""
         return None

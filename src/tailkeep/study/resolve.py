@@ -21,9 +21,11 @@ from tailkeep.errors import BadInput
 from tailkeep.export.cost import cost
 from tailkeep.export.library import need
 from tailkeep.files import sha256_file
+from tailkeep.losses.cross_entropy import CrossEntropy
 from tailkeep.models.checkpoint import load_into, load_weights
 from tailkeep.models.probe import probe
 from tailkeep.models.user import ModelCode, UserModel, load_factory
+from tailkeep.sampling import Uniform
 from tailkeep.spec import Spec
 from tailkeep.study.machine import cpu_flags
 from tailkeep.study.rebuild import build_model
@@ -260,6 +262,12 @@ def _warnings(entry: MethodEntry, methods: dict[str, MethodEntry]) -> list[str]:
     if parent is not None and parent.method.kind == "weight_pruning" and entry.method.trains and entry.student is None:
         found.append(
             f"{entry.name}: training on from {parent.name!r} fills its zeros again; let weight pruning come later"
+        )
+    alone = entry.method.kind in ("classifier_retraining", "weight_scaling")
+    if alone and isinstance(entry.sampler, Uniform) and isinstance(entry.loss, CrossEntropy):
+        found.append(
+            f"{entry.name}: trains the classifier on the imbalanced draws; the published way is "
+            "sampler: {kind: class_balanced}"
         )
     return found
 

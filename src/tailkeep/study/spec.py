@@ -222,7 +222,9 @@ def _check_links(study: StudySpec) -> None:
     for entry in study.methods:
         _check_cycle(entry.name, methods)
         parent = methods.get(entry.parent)
-        if parent is not None and parent.method.final and entry.student is None:
+        quantized = parent is not None and parent.method.final
+        if quantized and entry.student is None and not entry.method.takes_quantized:
+            assert parent is not None
             raise ValueError(
                 f"method {entry.name!r} starts from {parent.name!r}, which is quantized; quantization comes last "
                 "in a pipeline (a method with a teacher may have it as a teacher, with a 'student' of its own)"
