@@ -20,8 +20,6 @@ from tailkeep.auditing.run import Pair, Question, answer
 from tailkeep.auditing.tables import read_all
 from tailkeep.errors import BadInput
 
-MOST_THUMBNAILS = 120
-"""Flipped images that are kept as pictures, over all candidates."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -113,11 +111,10 @@ def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
 
 
 def _thumbnails(found: Audit, images: TestImages) -> dict[int, bytes]:
-    """Return pictures of the images that flipped, the worst of every candidate first."""
+    """Return pictures of the flipped images that the page shows."""
+    from tailkeep.report.audit_flips import rows_shown
     from tailkeep.report.thumbnails import png
 
-    each = max(1, MOST_THUMBNAILS // len(found.candidates))
-    rows = dict.fromkeys(int(row) for one in found.candidates for row in one.flips["row"].head(each))
     if found.analysis.task == "multiclass" and len(images) == int(found.candidates[0].classes["n"].sum()):
-        return {row: png(np.asarray(images.images[row])) for row in rows}
+        return {row: png(np.asarray(images.images[row])) for row in rows_shown(found.analysis)}
     return {}
