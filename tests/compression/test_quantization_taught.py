@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from tailkeep.compression.base import Context
 from tailkeep.compression.quantization.layers import IntegerLayer
+from tailkeep.compression.quantization.qat import QuantizationAwareTraining
 from tailkeep.compression.quantization.taught_qat import QuantizedDistillation
 from tailkeep.models.digits import DigitsNet
 from tailkeep.study.rebuild import build_model
@@ -55,18 +56,23 @@ def test_a_fresh_student_is_quantized_too():
 
 
 @pytest.mark.parametrize(
-    ("settings", "warned"),
+    ("settings", "published", "frozen"),
     [
-        ({"weight_bits": 3, "temperature": 5, "weights": "dorefa", "activations": "clip"}, True),
-        ({"weight_bits": 2, "temperature": 8}, True),
-        ({"weight_bits": 4, "temperature": 5}, False),
-        ({"weight_bits": 3, "temperature": 2}, True),  # ours collapsed at every temperature
-        ({"weight_bits": 3, "teacher_weight": 0}, False),
+        ({"weight_bits": 3, "temperature": 5, "weights": "dorefa", "activations": "clip"}, True, True),
+        ({"weight_bits": 2, "temperature": 8, "freeze_norms": 1}, True, False),
+        ({"weight_bits": 4, "temperature": 5}, False, False),
+        ({"weight_bits": 3, "temperature": 2}, False, True),
+        ({"weight_bits": 3, "teacher_weight": 0, "freeze_norms": 1}, False, False),
     ],
 )
-def test_the_published_trap_is_said_before_the_run(settings, warned):
-    warning = QuantizedDistillation(**settings).warning
-    assert (warning is not None) == warned
-    if warned:
-        assert "from 91.44 % without a teacher to 80.86 %" in warning
-        assert "from 52.6 % to 15.9 %" in warning
+def test_the_published_trap_and_ours_are_said_before_the_run(settings, published, frozen):
+    warning = QuantizedDistillation(**settings).warning or ""
+    assert ("from 91.44 % without a teacher to 80.86 %" in warning) == published
+    assert ("under a teacher 15.9 % and 57.1 %" in warning) == frozen
+    assert bool(warning) == (published or frozen)
+
+
+def test_plain_training_at_few_bits_with_frozen_norms_is_warned_of():
+    assert "set freeze_norms: 1" in (QuantizationAwareTraining(weight_bits=3).warning or "")
+    assert QuantizationAwareTraining(weight_bits=3, freeze_norms=1).warning is None
+    assert QuantizationAwareTraining().warning is None
