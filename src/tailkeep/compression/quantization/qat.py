@@ -66,9 +66,9 @@ class QuantizationAwareTraining(Quantization):
         if self.weight_bits > 3 or self.freeze_norms >= 1:
             return None
         return (
-            f"{self.weight_bits}-bit weights jump from step to step, and batch-norm statistics frozen on the way do not "
-            "fit them: a class-imbalanced ResNet-20 at W3A8 reached 52.6 % with freeze_norms 0.67 and 56.4 % with 1, "
-            "under a teacher 15.9 % and 57.1 % (docs/results/kd-w3.md); set freeze_norms: 1"
+            f"{self.weight_bits}-bit weights jump from step to step, and batch-norm statistics frozen on the way "
+            "do not fit them: a class-imbalanced ResNet-20 at W3A8 reached 52.6 % with freeze_norms 0.67 and "
+            "56.4 % with 1, under a teacher 15.9 % and 57.1 % (docs/results/kd-w3.md); set freeze_norms: 1"
         )
 
     def on_step(self, model: nn.Module, progress: float, context: Context) -> None:
