@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -57,6 +58,13 @@ Overrides = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="tailkeep-results/NAME")]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on with a very large grid.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+class FileFormat(str, Enum):
+    """What `export` writes."""
+
+    onnx = "onnx"
+    executorch = "executorch"
 
 
 def _version(value: bool) -> None:
@@ -185,7 +193,16 @@ def report(
 def export(
     study: StudyFile,
     method: Annotated[str, typer.Option(help="A method's name in the study, or dense.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The file to write.", show_default="METHOD.onnx")] = Path(),
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write.", show_default="METHOD.onnx or METHOD.pte")
+    ] = None,
+    file_format: Annotated[
+        FileFormat | None,
+        typer.Option("--format", help="What to write.", show_default="executorch for .pte, else onnx"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images a call of a .pte file, which fixes them.", show_default="1")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Which model, where there are several.")] = None,
     setting: Annotated[str | None, typer.Option(help="Which imbalance setting, where there are several.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Which dataset, where there are several.")] = None,
@@ -196,13 +213,13 @@ def export(
     overrides: Overrides = None,
     json_out: Json = False,
 ) -> None:
-    """Write a stored model as an ONNX file, and say how far ONNX Runtime agrees with the simulated model."""
+    """Write a stored model as an ONNX or ExecuTorch file; say how far its runtime agrees with the simulated model."""
     from tailkeep.study.display import print_export
-    from tailkeep.study.exporting import Choice, export_cell
+    from tailkeep.study.exporting import Choice, destination, export_cell
 
+    target, name = destination(out, method, None if file_format is None else file_format.value)
     opened = _open(study, _options(store=store, data_root=data_root, model_code=model_code, overrides=overrides))
-    target = out if out != Path() else Path(f"{method.replace(' ', '-')}.onnx")
-    print_export(export_cell(opened, Choice(method, model, setting, dataset, seed), target), json_out)
+    print_export(export_cell(opened, Choice(method, model, setting, dataset, seed), target, name, batch), json_out)
 
 
 register(app)

@@ -25,6 +25,9 @@ from tailkeep.study.store import Store
 if TYPE_CHECKING:
     from tailkeep.analysis.result import StudyAnalysis
 
+RUNTIMES = {"onnx": "ONNX Runtime", "executorch": "ExecuTorch"}
+SHOWN = 10
+"""Classes of an exported file that are named, the worst first."""
 COLOURS = {"not robust": "red", "robust": "green", "more robust": "green", "cannot tell": "yellow"}
 
 
@@ -226,6 +229,7 @@ def _figure(value: float | None) -> float | None:
 def print_export(facts: dict[str, Any], as_json: bool) -> None:
     """Print what an exported file is and whether it does what the simulated model does."""
     from tailkeep.analysis.deployment import LEAST_AGREEMENT
+    from tailkeep.analysis.words import plural
 
     if as_json:
         print(json.dumps(_plain(facts), indent=1))
@@ -234,10 +238,20 @@ def print_export(facts: dict[str, Any], as_json: bool) -> None:
     what = f"{facts['method']}, {facts['setting']}, {facts['model']}, seed {facts['seed']}"
     console.print(f"[bold]{escape(what)}[/]: {facts['file_bytes']:,} bytes, {facts['gzip_bytes']:,} compressed")
     console.print(f"{facts['weights']:,} weights ({facts['int8_weights']:,} of them int8), {facts['macs']:,} MACs")
+    if "batch" in facts:
+        left = ", ".join(f"{name} ({count})" for name, count in facts["operators"].items())
+        console.print(
+            f"{plural(facts['batch'], 'image')} a call; XNNPACK runs {f'all but {left}' if left else 'everything'}"
+        )
     console.print(
-        f"ONNX Runtime predicts what the simulated model does on {facts['agreement']:.2%} of the images; "
-        f"worst class {escape(str(facts['worst_agreement_class']))}, {facts['worst_agreement']:.2%}"
+        f"{RUNTIMES[facts['format']]} predicts what the simulated model does on {facts['agreement']:.2%} of the "
+        f"images; worst class {escape(str(facts['worst_agreement_class']))}, {facts['worst_agreement']:.2%}"
     )
+    less = {name: share for name, share in facts.get("agreement_by_class", {}).items() if share < 1}
+    if less:
+        worst = sorted(less.items(), key=lambda pair: pair[1])[:SHOWN]
+        text = ", ".join(f"{name} {share:.2%}" for name, share in worst)
+        console.print(f"{len(less)} of the classes below 100 %: {escape(text)}", soft_wrap=True)
     if facts["agreement"] < LEAST_AGREEMENT:
         console.print(f"[red]below {LEAST_AGREEMENT:.1%}: the study's figures do not speak for this file[/]")
     console.print(f"file: {Path(facts['path']).resolve()}", soft_wrap=True)
