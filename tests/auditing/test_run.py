@@ -51,6 +51,14 @@ def test_too_few_images_cannot_tell_and_say_how_many_would(answers: tuple[np.nda
     assert all(number is not None and number > 50 for number in needed)
 
 
+def test_an_interval_of_few_flips_is_warned_of(answers: tuple[np.ndarray, ...]) -> None:
+    labels, baseline, _ = answers
+    flipped = baseline.copy()
+    flipped[np.flatnonzero(labels == baseline)[:5]] = 4  # the first class, right before
+    (note,) = [note for note in tailkeep.audit(labels, baseline, flipped, n_boot=100).analysis.notes if "Tango" in note]
+    assert note.startswith("1 of 5 classes have 1 to 9 images")
+
+
 def test_figures_are_scikit_learns(answers: tuple[np.ndarray, ...]) -> None:
     labels, baseline, candidate = answers
     found = tailkeep.audit(labels, baseline, candidate, n_boot=100)
