@@ -144,14 +144,12 @@ def test_the_head_of_a_loss_goes_through_every_method(margins: dict[str, Any], o
     assert min(right) > 0.7, right
 
 
-def test_a_linear_parent_under_such_a_loss_is_stored_as_failed_with_the_reason(
+def test_a_linear_parent_under_such_a_loss_is_refused_before_any_compute(
     small: dict[str, Any], opened: Callable[..., Study]
 ) -> None:
     entry = {"name": "late", "method": {"kind": "filter_pruning"}, "recipe": SHORT, "loss": LDAM}
-    study = opened(dense(small, methods=[entry], recipe=SHORT, controls={"continued": False}))
-    assert len(study.run().failed) == 2, "the method and its prediction"
-    assert record(study, "late")["reason"] == "head"
-    assert "train the dense model by this loss" in record(study, "late")["detail"]
+    with pytest.raises(BadInput, match="train the dense model by this loss"):
+        opened(dense(small, methods=[entry], recipe=SHORT, controls={"continued": False}))
 
 
 # --- mixing ----------------------------------------------------------------------------------------------------------

@@ -83,6 +83,16 @@ class Method(Spec):
         return False
 
     @property
+    def compresses(self) -> bool:
+        """Whether the method makes the model smaller; a repair of the classifier does not."""
+        return True
+
+    @property
+    def answers_imbalance(self) -> bool:
+        """Whether the method itself, whatever its loss and sampler, does something for rare classes."""
+        return False
+
+    @property
     def warning(self) -> str | None:
         """What is known to go wrong with these settings, said before the run; None for nothing."""
         return None

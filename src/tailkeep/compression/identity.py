@@ -11,3 +11,8 @@ class Continue(Method):
     """Train the parent on, uncompressed; with a recipe of 0 epochs, the parent itself."""
 
     kind: Literal["continue"] = "continue"
+
+    @property
+    def compresses(self) -> bool:
+        """Nothing is made smaller."""
+        return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tailkeep.spec import content_key
+from tailkeep.study.stages import Stages, stages
 
 VERSIONS = {"train": 1, "transform": 1, "import": 1, "predict": 1, "export": 1, "measure": 1}
 TRAININGS = ("train", "transform")
@@ -41,6 +42,8 @@ class Cell:
     references: dict[str, str] = field(default_factory=dict)  # name -> prediction key
     export_key: str | None = None
     export_predict_key: str | None = None  # the exported file's own prediction
+    validation_key: str | None = None  # the prediction of the held-out training images, where both splits are evaluated
+    stages: Stages = field(default_factory=Stages)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Plan:
         """Keys of the predictions, the exported files with theirs, and the measurements that the study is after."""
         files = [(cell.export_key, cell.export_predict_key) for cell in self.cells]
         exported = [key for pair in files for key in pair if key is not None]
-        wanted = [cell.predict_key for cell in self.cells] + exported + [measure.key for measure in self.measures]
+        held_out = [cell.validation_key for cell in self.cells if cell.validation_key is not None]
+        wanted = [cell.predict_key for cell in self.cells] + held_out + exported + [own.key for own in self.measures]
         return list(dict.fromkeys(wanted))
 
     def trainings(self, role: str | None = None) -> list[str]:
@@ -110,6 +114,8 @@ def build_plan(resolved: Any) -> Plan:
     plan = Plan(resolved.name)
     for setting in resolved.settings:
         for model in resolved.models:
+            if setting["twin"] != "imbalanced" and not model["twins"]:
+                continue
             for seed in resolved.options["seeds"]:
                 _Cells(plan, resolved, setting, model, seed).add_all()
     if resolved.options["churn_floor"]:
@@ -135,6 +141,8 @@ class _Cells:
         self.made["dense"] = self._dense()
         dense = self._cell("dense", "dense", self.made["dense"], {})
         for name, method in self.methods.items():
+            if self.setting["twin"] != "imbalanced" and not method["twins"]:
+                continue
             key = self._transform(name)
             if method["student"] is None:
                 references = {"dense": dense}
@@ -219,8 +227,8 @@ class _Cells:
         name = method["teacher"] or method["parent"]
         return self.made[name]
 
-    def _predict(self, model_key: str, label: str, role: str = "model") -> str:
-        split = self.options["evaluate"]
+    def _predict(self, model_key: str, label: str, role: str = "model", split: str | None = None) -> str:
+        split = split or self.options["split"]
         dataset = self.resolved.datasets[self.setting["dataset"]]
         data: dict[str, Any] = {"digest": dataset["test"]}
         if split == "validation":
@@ -242,11 +250,23 @@ class _Cells:
             "method": method,
             "role": role,
             "seed": self.seed,
-            "split": self.options["evaluate"],
+            "split": self.options["split"],
         }
         counts = tuple(self.data["counts"])
-        self.plan.cells.append(Cell(labels, model_key, predict, counts, references, export, exported))
+        held_out = None
+        if self.options["evaluate"] == "both":
+            held_out = self._predict(model_key, f"{method} (validation)", split="validation")
+        chain = stages(self.model, self._chain(method))
+        self.plan.cells.append(Cell(labels, model_key, predict, counts, references, export, exported, held_out, chain))
         return predict
+
+    def _chain(self, name: str) -> list[dict[str, Any]]:
+        """The methods that lead from the dense model to one of them, in order; none for a control."""
+        found: list[dict[str, Any]] = []
+        while name in self.methods:
+            found.insert(0, self.methods[name])
+            name = str(found[0]["parent"])
+        return found
 
     def _export(self, model_key: str, label: str) -> tuple[str, str]:
         """The file of a model, and that file's own prediction."""

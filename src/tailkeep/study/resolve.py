@@ -17,10 +17,11 @@ from tailkeep.data.batches import Augment
 from tailkeep.data.dataset import Dataset
 from tailkeep.data.profiles import full_twin, matched_twin
 from tailkeep.data.subset import class_counts, class_order, counts_by_class, hold_out, overlap
-from tailkeep.errors import BadInput
+from tailkeep.errors import BadInput, StepFailed
 from tailkeep.export.cost import cost
 from tailkeep.export.library import need
 from tailkeep.files import sha256_file
+from tailkeep.losses.base import Loss
 from tailkeep.losses.cross_entropy import CrossEntropy
 from tailkeep.models.checkpoint import load_into, load_weights
 from tailkeep.models.probe import probe
@@ -28,7 +29,7 @@ from tailkeep.models.user import ModelCode, UserModel, load_factory
 from tailkeep.sampling import Uniform
 from tailkeep.spec import Spec
 from tailkeep.study.machine import cpu_flags
-from tailkeep.study.rebuild import build_model
+from tailkeep.study.rebuild import build_model, check_head, with_head
 from tailkeep.study.spec import DataEntry, MethodEntry, ModelEntry, StudySpec
 from tailkeep.training.recipe import Recipe
 
@@ -88,6 +89,7 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
     for entry in study.data:
         dataset = entry.source.load(where.data_root, where.cache)
         _one_dataset(study, entry, dataset, where, result)
+    _check_heads(study)
     shapes = [(*facts["image_shape"], len(facts["class_names"])) for facts in result.datasets.values()]
     for model in study.models:
         _check_model(model, code, shapes)
@@ -105,6 +107,7 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
         "seeds": list(study.seeds),
         "training_seed": study.training_seed,
         "evaluate": study.evaluate,
+        "split": study.split,
         "export": None if study.export is None else study.export.plain(),
     }
     if study.export is not None:
@@ -218,9 +221,9 @@ def _model_plain(model: Spec, code: ModelCode | None) -> dict[str, Any]:
     return plain
 
 
-def _macs(model: Any, code: ModelCode | None, shapes: list[tuple[int, ...]]) -> int:
+def _macs(model: Any, loss: Loss, code: ModelCode | None, shapes: list[tuple[int, ...]]) -> int:
     channels, height, width, classes = shapes[0]
-    built = build_model(_model_plain(model, code), code, classes, (channels, height, width), 0)
+    built = build_model(with_head(_model_plain(model, code), loss), code, classes, (channels, height, width), 0)
     return int(cost(built, (channels, height, width)).macs)
 
 
@@ -235,7 +238,8 @@ def _model(
         "recipe": _recipe(entry.recipe or study.recipe, where),
         "loss": (entry.loss or study.loss).plain(),
         "sampler": (entry.sampler or study.sampler).plain(),
-        "macs": _macs(entry.model, code, shapes),
+        "macs": _macs(entry.model, entry.loss or study.loss, code, shapes),
+        "twins": entry.twins,
     }
 
 
@@ -253,6 +257,26 @@ def _check_model(entry: ModelEntry, code: ModelCode | None, shapes: list[tuple[i
             probe(model, classes, shape)
         except BadInput as error:
             raise BadInput(f"model {entry.label!r}: {error}") from error
+
+
+def _check_heads(study: StudySpec) -> None:
+    """Refuse a loss with a head of its own on a model that was not trained by it: no image would have been of use."""
+    methods = {entry.name: entry for entry in study.methods}
+    for entry in study.methods:
+        root = entry
+        while root.student is None and root.parent in methods:
+            root = methods[root.parent]
+        if with_head({}, entry.loss) == {} or (root is entry and entry.student is not None):
+            continue
+        dense = [m for m in study.models if entry.models is None or m.label in entry.models]
+        losses = {m.label: CrossEntropy() if m.weights else m.loss or study.loss for m in dense}
+        for name, loss in {root.name: root.loss}.items() if root.student is not None else losses.items():
+            try:
+                check_head(with_head({}, loss), entry.loss)
+            except StepFailed as error:
+                raise BadInput(
+                    f"method {entry.name!r} on {name!r}: {error.detail}; or name the fitting 'models'"
+                ) from error
 
 
 def _warnings(entry: MethodEntry, methods: dict[str, MethodEntry]) -> list[str]:
@@ -283,9 +307,12 @@ def _method(entry: MethodEntry, where: Where, code: ModelCode | None, shapes: li
         "teacher_seeds": list(seeds) if isinstance(seeds := entry.teacher_seeds, tuple) else seeds,
         "student": None if student is None else _model_plain(student, code),
         "student_label": None if student is None else student.label,
-        "student_macs": None if student is None else _macs(student, code, shapes),
+        "student_macs": None if student is None else _macs(student, entry.loss, code, shapes),
         "recipe": _recipe(entry.recipe or Recipe(epochs=0), where),
         "loss": entry.loss.plain(),
         "sampler": entry.sampler.plain(),
         "models": None if entry.models is None else list(entry.models),
+        "twins": entry.twins,
+        "compresses": entry.method.compresses or student is not None,
+        "answers_imbalance": entry.method.answers_imbalance,
     }

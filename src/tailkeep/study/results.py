@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tailkeep.analysis.study import analyse
 from tailkeep.frame import build, class_rows
 from tailkeep.study.engine import reason_of
 from tailkeep.study.plan import Cell, Measure, Plan
+from tailkeep.study.stages import Stages
 from tailkeep.study.store import Store
 
 SIZES = ("weights", "macs", "packed_bytes")
@@ -59,7 +61,23 @@ def cell_frame(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> p
         for name, key in cell.references.items():
             if key in done:
                 rows += class_rows(*common, reference=name, reference_logits=load(key)["logits"])
+        if cell.validation_key in done:
+            held_out = load(str(cell.validation_key))
+            labels = {**cell.labels, "split": "validation"}
+            rows += class_rows(labels, held_out["labels"], held_out["logits"], names, cell.counts)
     return build(rows)
+
+
+def cell_stages(plan: Plan) -> pd.DataFrame:
+    """Return where each cell's model answers imbalance, the same for all seeds; controls are left out."""
+    names = ("dataset", "setting", "twin", "model", "method")
+    rows = [
+        {**{name: cell.labels[name] for name in names}, **asdict(cell.stages)}
+        for cell in plan.cells
+        if cell.labels["role"] != "control"
+    ]
+    columns = [*names, *(field.name for field in fields(Stages))]
+    return pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
 
 
 def cell_sizes(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> pd.DataFrame:
@@ -178,12 +196,13 @@ def result_hash(plan: Plan, store: Store) -> str:
         arrays = predictions(store, cell.predict_key)
         digest = hashlib.sha256(arrays["labels"].astype("<i8").tobytes() + arrays["logits"].astype("<f4").tobytes())
         lines.add(f"{cell.predict_key} {model} {digest.hexdigest()}")
-        if cell.export_predict_key is not None:
-            lines.add(f"{cell.export_predict_key} {_exported_hash(cell.export_predict_key, store)}")
+        for beside in (cell.export_predict_key, cell.validation_key):
+            if beside is not None:
+                lines.add(f"{beside} {_logits_hash(beside, store)}")
     return hashlib.sha256("\n".join(sorted(lines)).encode("ascii")).hexdigest()
 
 
-def _exported_hash(key: str, store: Store) -> str:
+def _logits_hash(key: str, store: Store) -> str:
     if store.status("predict", key) != "done":
         return "missing"
     return hashlib.sha256(predictions(store, key)["logits"].astype("<f4").tobytes()).hexdigest()

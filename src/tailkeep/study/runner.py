@@ -125,7 +125,7 @@ class Study:
             cuts=self.spec.group_cuts,
             twins=TWINS[self.spec.balanced],
             notes=self.resolved.notes,
-            split=self.spec.evaluate,
+            split=self.spec.split,
         )
 
     def seconds(self, step: Step) -> float:

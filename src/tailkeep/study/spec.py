@@ -55,7 +55,10 @@ class DataEntry(Spec):
 
 
 class ModelEntry(Spec):
-    """A model family. ``weights`` (safetensors) imports a trained model instead of training one."""
+    """A model family. ``weights`` (safetensors) imports a trained model instead of training one.
+
+    ``twins``: false leaves the balanced twins of this model and of all that is made of it out.
+    """
 
     model: AnyModel
     name: str | None = None
@@ -63,6 +66,7 @@ class ModelEntry(Spec):
     loss: AnyLoss | None = None
     sampler: AnySampler | None = None
     weights: str | None = None
+    twins: bool = True
 
     @property
     def label(self) -> str:
@@ -74,7 +78,7 @@ class MethodEntry(Spec):
     """A technique under its name in the study. ``parent`` and ``teacher`` name other methods, or "dense".
 
     ``teacher_seeds`` makes the teacher an ensemble: the same one of these seeds (or of "all") beside this seed's own.
-    A method that does not train has no recipe.
+    A method that does not train has no recipe. ``twins``: false leaves its balanced twins out, and its excess gap.
     """
 
     name: str
@@ -87,6 +91,7 @@ class MethodEntry(Spec):
     loss: AnyLoss = CrossEntropy()
     sampler: AnySampler = Uniform()
     models: tuple[str, ...] | None = None
+    twins: bool = True
 
     @field_validator("name")
     @classmethod
@@ -144,7 +149,7 @@ class StudySpec(Spec):
     subset_seed: int | None = None
     training_seed: int | None = None
     validation_per_class: int = Field(default=0, ge=0)
-    evaluate: Literal["test", "validation"] = "test"
+    evaluate: Literal["test", "validation", "both"] = "test"
     margin: float = Field(default=1.0, gt=0, lt=100)
     group_cuts: tuple[int, int] = (20, 100)
     export: Export | None = None
@@ -164,6 +169,11 @@ class StudySpec(Spec):
     def _check_name(cls, value: str) -> str:
         return _name(value)
 
+    @property
+    def split(self) -> str:
+        """The split that the figures are of; the other one, where both are evaluated, is to choose by."""
+        return "validation" if self.evaluate == "validation" else "test"
+
     @model_validator(mode="after")
     def _consistent(self) -> StudySpec:
         _no_twice("seed", self.seeds)
@@ -174,8 +184,8 @@ class StudySpec(Spec):
         for seed in self.rotate_class_order:
             if seed not in self.seeds:
                 raise ValueError(f"rotate_class_order: {seed} is not among the seeds {list(self.seeds)}")
-        if self.evaluate == "validation" and not self.validation_per_class:
-            raise ValueError("evaluate: validation needs validation_per_class above 0")
+        if self.evaluate != "test" and not self.validation_per_class:
+            raise ValueError(f"evaluate: {self.evaluate} needs validation_per_class above 0")
         low, high = self.group_cuts
         if not 0 < low <= high:
             raise ValueError(f"group_cuts are two numbers of training images, 0 < low <= high, not {low} and {high}")

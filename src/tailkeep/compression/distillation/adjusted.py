@@ -21,6 +21,11 @@ class AdjustedDistillation(SoftLabels):
     kind: Literal["adjusted_distillation"] = "adjusted_distillation"
     tau: float = Field(1.0, ge=0)
 
+    @property
+    def answers_imbalance(self) -> bool:
+        """The teacher's prior is taken off."""
+        return True
+
     def teacher_shift(self, class_counts: Sequence[int]) -> tuple[float, ...] | None:
         """Return -tau * log prior."""
         return tuple(-self.tau * value for value in log_prior(class_counts))

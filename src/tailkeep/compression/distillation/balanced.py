@@ -26,6 +26,11 @@ class BalancedDistillation(SoftLabels):
     teacher_weight: float = Field(1.0, ge=0)
     beta: float = Field(0.9999, ge=0, lt=1)
 
+    @property
+    def answers_imbalance(self) -> bool:
+        """The teacher speaks louder of rare classes."""
+        return True
+
     def teacher_shift(self, class_counts: Sequence[int]) -> tuple[float, ...] | None:
         """Return T * log w_c: softmax((z + T log w) / T) is w * softmax(z / T), normalised."""
         return tuple(self.temperature * math.log(w) for w in class_balanced_weights(class_counts, self.beta))

@@ -67,6 +67,11 @@ class LongTailDistillation(Taught):
     rebalance: bool = True
     reweight: bool = True
 
+    @property
+    def answers_imbalance(self) -> bool:
+        """Where the teacher's groups, or its words within them, are rebalanced."""
+        return self.rebalance or self.reweight
+
     def loss(self, base_loss: BaseLoss, context: Context) -> StepLoss:
         """Return the blended loss. Raises ``StepFailed`` where ``prepare`` has set no teacher."""
         teacher = self.teacher_of(context)

@@ -28,6 +28,11 @@ class SelfDistillation(SoftLabels):
     student_weight: float = Field(0.5, ge=0)
     teacher_weight: float = Field(0.5, ge=0)
 
+    @property
+    def compresses(self) -> bool:
+        """The student is its teacher's size, unless the study names another."""
+        return False
+
     def draw_student(self, model: nn.Module, context: Context) -> nn.Module:
         """Return the study's student, else a fresh model: of ``context.build_fresh``, else by ``redrawn``."""
         if context.build_student is not None:

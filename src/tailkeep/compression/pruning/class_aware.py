@@ -31,6 +31,11 @@ class ClassAwarePruning(FilterPruning):
     calibration_draw: Literal["random", "balanced", "tail"] = "balanced"
 
     @property
+    def answers_imbalance(self) -> bool:
+        """Filters stay by what they are to single classes."""
+        return True
+
+    @property
     def looks_at_images(self) -> bool:
         """Both criteria do."""
         return True

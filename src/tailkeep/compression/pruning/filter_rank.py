@@ -57,6 +57,11 @@ class FilterPruning(PacedMethod):
     calibration_batches: int = Field(8, ge=1)
     calibration_draw: Literal["random", "balanced", "tail"] = "random"
 
+    @property
+    def answers_imbalance(self) -> bool:
+        """Where images that are drawn for rare classes say which filters stay."""
+        return self.calibration_draw != "random"
+
     @field_validator("ratios")
     @classmethod
     def _ratios_in_range(cls, ratios: dict[str, float] | None) -> dict[str, float] | None:

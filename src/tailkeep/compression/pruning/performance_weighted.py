@@ -59,6 +59,11 @@ class PerformanceWeighted(Taught):
     student_weight: float = Field(0.0, ge=0)
 
     @property
+    def answers_imbalance(self) -> bool:
+        """Images that the unpruned model finds hard weigh more."""
+        return True
+
+    @property
     def version(self) -> int:
         """That of the pruning method within."""
         return 1 if self.pruning is None else self.pruning.version

@@ -47,6 +47,11 @@ class Quantization(Method):
     calibration_draw: Literal["random", "balanced", "tail"] = "random"
 
     @property
+    def answers_imbalance(self) -> bool:
+        """Where images that are drawn for rare classes set the ranges."""
+        return self.calibration_draw != "random"
+
+    @property
     def weight_kind(self) -> str:
         """Name of the weight quantizer in ``weights.QUANTIZERS``."""
         return "symmetric"

@@ -48,6 +48,11 @@ class TailAwareBits(QuantizationAwareTraining):
     least_bits: int = Field(2, ge=2, le=8)
     search_batches: int = Field(2, ge=1)
 
+    @property
+    def answers_imbalance(self) -> bool:
+        """Bits go where the worst class needs them."""
+        return True
+
     @model_validator(mode="before")
     @classmethod
     def _other_budget(cls, values: Any) -> Any:

@@ -23,6 +23,11 @@ class ClassifierOnly(Method):
     The body runs in evaluation mode: its batch norms keep their statistics, its dropout is off (Kang et al. 2020).
     """
 
+    @property
+    def compresses(self) -> bool:
+        """The classifier keeps its size."""
+        return False
+
     def prepare(self, model: nn.Module, context: Context) -> nn.Module:
         """Freeze all but what ``free`` leaves to train."""
         name = find_classifier(model, context.image_shape)

@@ -27,6 +27,16 @@ class PostHocLogitAdjustment(Method):
     tau: float = Field(1.0, ge=0)
 
     @property
+    def answers_imbalance(self) -> bool:
+        """The prior is taken off the logits."""
+        return self.tau > 0
+
+    @property
+    def compresses(self) -> bool:
+        """The classifier keeps its size."""
+        return False
+
+    @property
     def trains(self) -> bool:
         """The weights stay as they are."""
         return False

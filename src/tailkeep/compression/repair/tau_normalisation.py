@@ -27,6 +27,16 @@ class TauNormalisation(Method):
     keep_bias: bool = False
 
     @property
+    def answers_imbalance(self) -> bool:
+        """Long rows of frequent classes are shortened."""
+        return self.tau > 0
+
+    @property
+    def compresses(self) -> bool:
+        """The classifier keeps its size."""
+        return False
+
+    @property
     def trains(self) -> bool:
         """No gradient is taken."""
         return False
