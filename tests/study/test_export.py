@@ -238,6 +238,9 @@ def test_what_is_known_to_go_wrong_is_said_before_the_run(opened: Any, cli: Any,
         {"name": "sparse", "method": {"kind": "weight_pruning", "ratio": 0.5}, "recipe": RECIPE},
         {"name": "on", "parent": "sparse", "method": {"kind": "continue"}, "recipe": RECIPE},
     ]
+    within = {"kind": "performance_weighted", "pruning": methods[1]["method"]}
+    nested = opened({**STUDY, "export": None, "methods": [{**methods[1], "method": within}, methods[2]]})
+    assert [warning.partition(":")[0] for warning in nested.resolved.warnings] == ["on"]
     study = opened({**STUDY, "export": None, "methods": methods})
     assert [warning.partition(":")[0] for warning in study.resolved.warnings] == ["taught", "on"]
     assert set(study.resolved.warnings) <= set(study.summary()["notes"])

@@ -279,11 +279,17 @@ def _check_heads(study: StudySpec) -> None:
                 ) from error
 
 
+def _leaves_zeros(entry: MethodEntry) -> bool:
+    """Whether a method, or the one within it, prunes single weights."""
+    within = getattr(entry.method, "pruning", None)
+    return "weight_pruning" in (entry.method.kind, getattr(within, "kind", None))
+
+
 def _warnings(entry: MethodEntry, methods: dict[str, MethodEntry]) -> list[str]:
     """What is known to go wrong with a method, or between it and its parent."""
     found = [f"{entry.name}: {entry.method.warning}"] if entry.method.warning else []
     parent = methods.get(entry.parent)
-    if parent is not None and parent.method.kind == "weight_pruning" and entry.method.trains and entry.student is None:
+    if parent is not None and _leaves_zeros(parent) and entry.method.trains and entry.student is None:
         found.append(
             f"{entry.name}: training on from {parent.name!r} fills its zeros again; let weight pruning come later"
         )
