@@ -25,17 +25,24 @@ ALLOWED = {
     "files": set(),
     "": {"study", "auditing", "testing"},
     "testing": {"auditing"},
-    "cli": {"study", "cli_audit"},
+    "cli": {"study", "cli_audit", "cli_recommend", "cli_travel"},
     "cli_audit": {"auditing", "analysis"},
+    "cli_recommend": {"recommend"},
+    "cli_travel": {"study"},
+    "recommend": {"recommend", "study", "analysis", "training.recipe"},
     "__main__": {"cli"},
 }
 # The study's rooms one by one: only these files see the leaves.
 SEES_LEAVES = {"study.catalog", "study.steps", "study.deploy", "study.resolve", "study.rebuild", "study.spec"}
-STUDY_PLAIN = {"study.plan", "study.store", "study.engine", "study.estimate", "study.record", "study.results"}
+STUDY_PLAIN = {
+    *(f"study.{name}" for name in ("plan", "stages", "store", "engine", "estimate", "record", "results", "imported")),
+    *(f"study.travel{part}" for part in ("", "_archive", "_check", "_collect", "_format", "_frame", "_rows")),
+}
 # Of an audit, only what shows it draws.
-SHOWS_AUDIT = {"auditing.result", "auditing.files", "auditing.outputs"}
+SHOWS_AUDIT = {"auditing.result", "auditing.files", "auditing.outputs", "recommend.shown"}
 STUDY_MORE = {
     "study.results": {"analysis", "frame"},
+    **{f"study.travel_{part}": {"frame"} for part in ("format", "frame", "rows", "collect")},
     "study.runner": {"analysis"},
     "study.display": {"analysis", "report"},
 }

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from tailkeep import __version__
-from tailkeep.cli_audit import register
+from tailkeep.cli_audit import register as register_audit
+from tailkeep.cli_recommend import register as register_recommend
+from tailkeep.cli_travel import register as register_travel
 from tailkeep.errors import BAD_INPUT, CELLS_FAILED, INTERRUPTED, UNEXPECTED, TailkeepError
 
 if TYPE_CHECKING:
@@ -28,13 +30,14 @@ app = typer.Typer(
         "A study file crosses datasets, class imbalance, models, compression methods and seeds. "
         "**plan** says what it would take, **run** does it (and resumes), **status** tells how far it is, "
         "**report** draws what is stored, **export** writes a stored model for a runtime. "
+        "**recommend** searches a study's candidates for the smallest model that is shown to keep every class. "
         "**audit** needs no study: it compares two models, or their predictions, and fails where a class is lost.\n\n"
         "Start with: `tailkeep run studies/demo.yaml`, or "
         "`tailkeep audit --baseline dense.csv --candidate int8.csv`"
     ),
     epilog=(
-        "Exit codes: 0 done; 1 a class lost too much (audit); 2 bad input, before any compute; 3 some cells failed; "
-        "5 cannot tell (audit); 70 unexpected error; 130 interrupted."
+        "Exit codes: 0 done; 1 a class lost too much (audit), nothing is safe (recommend); 2 bad input, before any "
+        "compute; 3 some cells failed; 5 cannot tell (audit, recommend); 70 unexpected error; 130 interrupted."
     ),
 )
 
@@ -222,7 +225,9 @@ def export(
     print_export(export_cell(opened, Choice(method, model, setting, dataset, seed), target, name, batch), json_out)
 
 
-register(app)
+register_audit(app)
+register_recommend(app)
+register_travel(app)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

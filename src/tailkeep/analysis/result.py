@@ -37,6 +37,37 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class RepairAnalysis:
+    """Where to repair, in one (dataset, setting). A row or cell is named by (model, method).
+
+    table: dataset setting model method role stage compressed seeds packed_bytes times_smaller balanced_accuracy
+        worst_class_recall tail_recall gain gain_low gain_high gain_worst(_low _high) below_best(_low _high)
+        below_best_worst(_low _high) excess(_low _high) validation_accuracy
+        (means over the seeds that the row shares with the baseline. ``gain`` is balanced accuracy, ``gain_worst``
+        worst-class recall minus the baseline's; ``below_best`` is the best repaired uncompressed model's minus the
+        row's. All paired by seed, with 95 % t intervals. ``stage``: "none", "before", "before + after"...)
+    where: dataset setting smaller_from smaller_to stage rows chosen_on model method times_smaller balanced_accuracy
+        worst_class_recall gain gain_low gain_high below_best(_low _high) validation_accuracy
+        (one row a size and stage of the compressed models: the row that stands for it, and among how many it was
+        chosen; ``chosen_on`` "" and no names: none could be, for want of validation images)
+    summary: dataset setting method stage rows smaller_from smaller_to gain_least gain_most worst_least worst_most
+        (one row a compressed method and stage: the span over its models, nothing chosen)
+    """
+
+    dataset: str
+    setting: str
+    baseline: tuple[str, str]  # the dense model without any repair
+    best: tuple[str, str] | None  # the best repaired model that nothing made smaller
+    best_chosen_on: str  # "validation"; "" where none was chosen
+    table: pd.DataFrame
+    where: pd.DataFrame
+    summary: pd.DataFrame
+    order: tuple[tuple[str, str], ...]  # the repaired uncompressed models, best on validation first
+    sentences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StudyAnalysis:
     """Everything that a report of a study draws. Tables are tidy pandas frames with these columns.
 
@@ -85,3 +116,4 @@ class StudyAnalysis:
     ``code_version``, ``steps`` (count), ``compute_seconds``."""
     latency: pd.DataFrame = field(default_factory=pd.DataFrame)
     pareto: pd.DataFrame = field(default_factory=pd.DataFrame)
+    repairs: tuple[RepairAnalysis, ...] = ()  # one a (dataset, setting) with a repaired model and a plain one

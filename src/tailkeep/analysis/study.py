@@ -15,6 +15,7 @@ from tailkeep.analysis.gaps import mean_gaps, seed_gaps
 from tailkeep.analysis.groups import make_groups
 from tailkeep.analysis.notes import make_notes
 from tailkeep.analysis.pareto import pareto_table
+from tailkeep.analysis.repairs import repair_tables
 from tailkeep.analysis.result import StudyAnalysis
 from tailkeep.analysis.tail import tail_table
 from tailkeep.analysis.verdict import contrasts, judge
@@ -36,6 +37,7 @@ def analyse(
     provenance: Mapping[str, Any],
     notes: Sequence[str] = (),
     split: str = "test",
+    stages: pd.DataFrame | None = None,
 ) -> StudyAnalysis:
     """Return the tables and verdicts of a study.
 
@@ -44,6 +46,7 @@ def analyse(
     ``sizes`` may also have ``deployment.FILE_COLUMNS``, NaN where a cell was not exported. ``latency`` has a row a cell
     and batch size, without seeds: dataset, setting, twin, model, method, role, batch, median_ms, low_ms, high_ms,
     ratio, ratio_low, ratio_high (time over the dense model's), threads, bits_note (why there is no time).
+    ``stages`` has ``repairs.STAGE_COLUMNS``: where each model answers imbalance (None: no analysis of repairs).
     ``margin`` is in percentage points, ``cuts`` in training images, ``planned_twins`` among "full" and "matched".
 
     Missing cells are never an error: figures come from the seeds for which both sides are there, and the notes say so.
@@ -52,16 +55,13 @@ def analyse(
     _check_options(margin, planned_twins, split)
     frame = frames.build([]) if frame.empty else frame
     frames.check(frame)
-    failed = _failures(failures)
-    cells = read_cells(frame, split)
+    failed, cells = _failures(failures), read_cells(frame, split)
     groups = make_groups(cells, cuts)
     primary = "full" if "full" in planned_twins else "matched" if planned_twins else "none"
-    per_seed = seed_gaps(cells, planned_twins)
+    per_seed, accuracy = seed_gaps(cells, planned_twins), accuracy_table(cells)
     made = contrasts(cells, groups, per_seed, failed, primary)
-    accuracy = accuracy_table(cells)
-    size, times = size_table(sizes, accuracy), latency_table(latency)
+    size, times, gaps = size_table(sizes, accuracy), latency_table(latency), mean_gaps(per_seed)
     made_notes = [*notes, *make_notes(cells, groups, per_seed, made, failed, planned_twins)]
-    several = len({arm.dataset for arm in cells.arms}) > 1
     return StudyAnalysis(
         name=name,
         margin=margin,
@@ -70,9 +70,9 @@ def analyse(
         group_rule=groups.rule,
         accuracy_is="accuracy" if cells.balanced_test else "mean recall",
         seeds=cells.seeds(),
-        verdicts=judge(made, primary, margin, name_dataset=several),
+        verdicts=judge(made, primary, margin, name_dataset=len({arm.dataset for arm in cells.arms}) > 1),
         accuracy=accuracy,
-        gaps=mean_gaps(per_seed),
+        gaps=gaps,
         recall=recall_table(cells, groups),
         tail=tail_table(cells, groups),
         size=size,
@@ -82,6 +82,7 @@ def analyse(
         provenance=dict(provenance),
         latency=times,
         pareto=pareto_table(cells, accuracy, size, times),
+        repairs=repair_tables(frame, stages, sizes, gaps, split=split, groups=groups),
     )
 
 

@@ -18,6 +18,7 @@ from tailkeep.report import (
     origin,
     pareto,
     publish,
+    repairs,
     tables,
     theme,
     verdicts,
@@ -61,6 +62,7 @@ def draw(view: View) -> list[Drawn]:
         *heatmap.heat_figures(view, "recall"),
         charts.size_figure(view),
         *pareto.pareto_figures(view),
+        *repairs.repair_figures(view),
     ]
     return publish.draw(found)
 
@@ -87,6 +89,7 @@ def sheets(view: View) -> dict[str, tables.Table]:
         deployment.frontier_sheet(view),
         tables.recall_sheet(view),
         tables.failure_sheet(view),
+        *repairs.repair_sheets(view),
     ]
     return {table.name: table for table in found if table is not None and table.rows}
 
@@ -104,6 +107,7 @@ def table_files(view: View) -> dict[str, str]:
         "failures": result.failures,
         "seed_gaps": result.seed_gaps,
         **_device_frames(view),
+        **repairs.repair_frames(view),
     }
     line = origin.stamp(view)
     files = {f"tables/{name}.csv": writers.csv_text(frame) for name, frame in frames.items()}
@@ -125,6 +129,7 @@ def page_html(view: View, drawn: Sequence[Drawn], folder: str) -> str:
     """Return the page's HTML. ``folder`` is the name of the folder beside it."""
     style = theme.css() + _method_css(view) + template("style.css")
     style += template("device.css") if view.has_deployment else ""
+    style += template("repairs.css") if view.analysis.repairs else ""
     return rendered(
         "report.html.j2",
         style,
@@ -149,7 +154,8 @@ def _words(view: View) -> dict[str, Any]:
         "has_excess": view.has_excess,
         "has_deployment": view.has_deployment,
         "has_latency": view.analysis.latency["median_ms"].notna().any() if len(view.analysis.latency) else False,
-        "numbers": [*NUMBERS, *_device_frames(view)],
+        "repairs": repairs.sections(view),
+        "numbers": [*NUMBERS, *_device_frames(view), *repairs.repair_frames(view)],
         "group_rule": words.sentence(view.analysis.group_rule),
         "origin": origin.origin(view),
     }

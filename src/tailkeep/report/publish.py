@@ -18,7 +18,7 @@ from tailkeep.report import canvas, origin, svg
 
 OURS = re.compile(
     r"(excess-gap|accuracy|groups|size|recall-change|recall|verdicts|gaps|seed_gaps|tail|failures|drop|gap|excess|controls"
-    r"|pareto|deployment|frontier|latency"
+    r"|pareto|deployment|frontier|latency|repairs|repairs_where|repairs_summary"
     r"|change|calibration|seeds|gate|comparison|classes|summary|flips)"
     r"(-[a-z0-9-]+)?\.(png|svg|csv|md|tex)"
 )

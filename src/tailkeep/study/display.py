@@ -18,9 +18,11 @@ from tailkeep.errors import BadInput
 from tailkeep.files import read_json, write_atomic, write_json
 from tailkeep.study.engine import Event, Outcome
 from tailkeep.study.estimate import duration
+from tailkeep.study.imported import Imported, imported, is_brought
 from tailkeep.study.plan import TRAININGS
 from tailkeep.study.runner import Study
 from tailkeep.study.store import Store
+from tailkeep.study.travel_frame import printable
 
 if TYPE_CHECKING:
     from tailkeep.analysis.result import StudyAnalysis
@@ -259,7 +261,7 @@ def print_export(facts: dict[str, Any], as_json: bool) -> None:
 
 def print_plan(study: Study, as_json: bool) -> None:
     """Print what a study would take."""
-    facts = study.summary()
+    facts = {**study.summary(), "cells_imported": _cells_imported(study)}
     if as_json:
         print(json.dumps(facts, indent=1))
         return
@@ -270,6 +272,8 @@ def print_plan(study: Study, as_json: bool) -> None:
         f"without sharing; controls add {facts['trainings_of_controls']}"
     )
     console.print(f"stored already: {facts['trainings_stored']} trainings; to do: {facts['trainings_to_do']}")
+    if facts["cells_imported"]:
+        console.print(f"imported: {facts['cells_imported']} cells, whose predictions are not made again")
     rough = "from this store's timings" if facts["estimate_from_measurements"] else "a rough guess"
     console.print(
         f"estimate: {duration(facts['estimate_seconds'])} with {study.options.worker_count} at a time ({rough}), "
@@ -279,15 +283,22 @@ def print_plan(study: Study, as_json: bool) -> None:
         console.print(f"[dim]note: {escape(note)}[/]")
 
 
+def _cells_imported(study: Study) -> int:
+    brought = imported(study.store)
+    return sum(is_brought(cell, study.store, brought) for cell in study.plan.cells)
+
+
 def print_status(root: Path, as_json: bool) -> None:
     """Print how far each study of a store is, what failed and what runs."""
-    if not (root / "studies").is_dir():
-        raise BadInput(f"{root}: no study has run in this store yet (give another --store?)")
     store = Store(root)
-    facts = [_study_status(store, path) for path in sorted((root / "studies").glob("*.json"))]
+    brought = imported(store)
+    if not (root / "studies").is_dir() and not brought.sources and not brought.faults:
+        raise BadInput(f"{root}: no study has run in this store yet (give another --store?)")
+    facts = [_study_status(store, brought, path) for path in sorted((root / "studies").glob("*.json"))]
     running = _running(store)
     if as_json:
-        print(json.dumps({"studies": facts, "running": running}, indent=1))
+        imports = {"imported": _imports(brought), "imports_damaged": brought.faults}
+        print(json.dumps({"studies": facts, "running": running, **imports}, indent=1))
         return
     console = _console()
     table = Table(title=f"{root}")
@@ -297,16 +308,36 @@ def print_status(root: Path, as_json: bool) -> None:
         row = (fact["study"], f"{fact['done']}/{fact['goals']}", str(fact["failed"]), str(fact["missing"]))
         table.add_row(*map(escape, row))
     console.print(table, soft_wrap=False)
+    for fact in _imports(brought):
+        what = f"{fact['cells_done']} of {fact['cells']} cells of study {printable(fact['study'])}"
+        console.print(f"imported: {what} ({'; '.join(fact['environments'])}), {fact['file']}", markup=False)
+    for fault in brought.faults:
+        console.print(f"an imported file does not count: {fault}", markup=False)
     for item in running:
         console.print(
             f"running or left unfinished: {item['kind']} {item['key'][:12]}, step {item['step']} of {item['steps']}"
         )
 
 
-def _study_status(store: Store, path: Path) -> dict[str, Any]:
+def _imports(brought: Imported) -> list[dict[str, Any]]:
+    """What each imported file holds."""
+    found = []
+    for source in brought.sources:
+        cells = source.content.cells
+        done = sum(cell.predict_key in source.content.predictions for cell in cells)
+        facts = {"study": source.content.study.name, "cells": len(cells), "cells_done": done}
+        found.append({**facts, "file": str(source.path), "environments": source.environments()})
+    return found
+
+
+def _study_status(store: Store, brought: Imported, path: Path) -> dict[str, Any]:
     record = read_json(path)
     kinds = {key: kind for kind, key in record["steps"]}
     states = [store.status(kinds[key], key) for key in record["goals"]]
+    states = [
+        "done" if state != "done" and brought.has(key) else state
+        for key, state in zip(record["goals"], states, strict=True)
+    ]
     return {
         "study": record["name"],
         "goals": len(states),

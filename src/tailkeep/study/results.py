@@ -17,15 +17,18 @@ from tailkeep.analysis.result import StudyAnalysis
 from tailkeep.analysis.study import analyse
 from tailkeep.frame import build, class_rows
 from tailkeep.study.engine import reason_of
-from tailkeep.study.plan import Cell, Measure, Plan
+from tailkeep.study.imported import Imported, brought_notes, imported
+from tailkeep.study.plan import Cell, Measure, Plan, Step
 from tailkeep.study.stages import Stages
 from tailkeep.study.store import Store
+from tailkeep.study.travel_rows import against
 
 SIZES = ("weights", "macs", "packed_bytes")
 SATURATION = (
     "this CPU has no VNNI, so its int8 kernels add pairs of products in 16 bits, which saturate for 8-bit weights; "
     "set weight_bits: 7, or measure on the device that it is for"
 )
+NO_MODEL = "no model here"
 NO_KERNEL = "no kernel for activations below 8 bits: the file is measured, its speed is not"
 WHO = ("dataset", "setting", "twin", "model", "method", "role", "seed")
 
@@ -42,8 +45,9 @@ def model_kind(plan: Plan, key: str) -> str:
 
 
 def cell_frame(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> pd.DataFrame:
-    """Return the frame of all the cells whose predictions are stored."""
+    """Return the frame of all the cells whose predictions are stored, or else imported (labels, without logits)."""
     rows: list[dict[str, Any]] = []
+    brought = imported(store)
     done = {key for key in plan.goals if store.status("predict", key) == "done"}
     loaded: dict[str, dict[str, NDArray[Any]]] = {}
 
@@ -52,19 +56,33 @@ def cell_frame(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> p
             loaded[key] = predictions(store, key)
         return loaded[key]
 
+    def stored(key: str) -> NDArray[Any] | None:
+        return load(key)["logits"].argmax(axis=1) if key in done else None
+
     for cell in plan.cells:
-        if cell.predict_key not in done:
+        names = class_names[cell.labels["dataset"]]
+        if cell.predict_key in done:
+            own = load(cell.predict_key)
+            common = (cell.labels, own["labels"], own["logits"], names, cell.counts)
+            self_rows = class_rows(*common)
+            rows += self_rows
+            for name, key in cell.references.items():
+                other = brought.prediction(key)
+                if key in done:
+                    rows += class_rows(*common, reference=name, reference_logits=load(key)["logits"])
+                elif other is not None:
+                    guesses = other.guesses_for(own["labels"])
+                    rows += against(self_rows, own["labels"], own["logits"].argmax(axis=1), name, guesses)
+        elif cell.predict_key in brought:
+            rows += brought.rows(cell, names, stored)
+        else:
             continue
-        own, names = load(cell.predict_key), class_names[cell.labels["dataset"]]
-        common = (cell.labels, own["labels"], own["logits"], names, cell.counts)
-        rows += class_rows(*common)
-        for name, key in cell.references.items():
-            if key in done:
-                rows += class_rows(*common, reference=name, reference_logits=load(key)["logits"])
         if cell.validation_key in done:
             held_out = load(str(cell.validation_key))
             labels = {**cell.labels, "split": "validation"}
             rows += class_rows(labels, held_out["labels"], held_out["logits"], names, cell.counts)
+        else:
+            rows += brought.validation_rows(cell, names)
     return build(rows)
 
 
@@ -83,11 +101,16 @@ def cell_stages(plan: Plan) -> pd.DataFrame:
 def cell_sizes(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> pd.DataFrame:
     """Return weights, MACs and packed bytes of each finished cell's model; of an exported one also its file's facts."""
     rows = []
+    brought = imported(store)
     for cell in plan.cells:
-        kind = model_kind(plan, cell.model_key)
+        kind, known = model_kind(plan, cell.model_key), brought.step(cell.model_key)
         if store.status(kind, cell.model_key) == "done":
             cost = store.step(kind, cell.model_key)["cost"]
-            rows.append({**_who(cell), **{name: cost[name] for name in SIZES}, **_file_facts(cell, store, class_names)})
+        elif known is not None and known.cost is not None:
+            cost = known.cost.plain()
+        else:
+            continue
+        rows.append({**_who(cell), **{name: cost[name] for name in SIZES}, **_file_facts(cell, store, class_names)})
     exported = any(cell.export_key is not None for cell in plan.cells)
     return pd.DataFrame(rows, columns=[*WHO, *SIZES, *(FILE_COLUMNS if exported else ())])
 
@@ -95,7 +118,7 @@ def cell_sizes(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> p
 def _file_facts(cell: Cell, store: Store, class_names: dict[str, list[str]]) -> dict[str, Any]:
     """Sizes of a cell's exported file, and how far its predictions are those of the simulated model."""
     if cell.export_key is None or store.status("export", cell.export_key) != "done":
-        return {}
+        return imported(store).file_facts(cell.export_key)
     file = store.step("export", cell.export_key)["file"]
     facts: dict[str, Any] = {"file_bytes": file["bytes"], "gzip_bytes": file["gzip_bytes"]}
     keys = (cell.predict_key, cell.export_predict_key or "")
@@ -163,19 +186,30 @@ def _on_the_way(plan: Plan, store: Store, sizes: pd.DataFrame) -> list[str]:
 
 
 def cell_failures(plan: Plan, store: Store) -> pd.DataFrame:
-    """Return the cells that have no prediction since a step of theirs failed, with its reason."""
+    """Return the cells that have no prediction since a step of theirs failed, here or elsewhere, with its reason."""
     rows = []
+    brought = imported(store)
     for cell in plan.cells:
-        if store.status("predict", cell.predict_key) == "done":
+        if store.status("predict", cell.predict_key) == "done" or cell.predict_key in brought:
             continue
         for key in [k for k in plan.steps if k in plan.ancestry(cell.predict_key)]:
             step = plan.steps[key]
-            if store.status(step.kind, key) == "failed":
-                record = store.step(step.kind, key)
+            record = _failure(step, store, brought)
+            if record is not None:
                 who = {k: v for k, v in _who(cell).items() if k != "role"}
                 rows.append({**who, "reason": record["reason"], "detail": reason_of(record)})
                 break
     return pd.DataFrame(rows, columns=[*(w for w in WHO if w != "role"), "reason", "detail"])
+
+
+def _failure(step: Step, store: Store, brought: Imported) -> dict[str, Any] | None:
+    """The reason and detail of a failed step; one that failed elsewhere counts where it was not done here."""
+    status, known = store.status(step.kind, step.key), brought.step(step.key)
+    if status == "failed":
+        return store.step(step.kind, step.key)
+    if status == "missing" and known is not None and known.status == "failed":
+        return {"reason": known.reason, "detail": known.detail}
+    return None
 
 
 def _who(cell: Cell) -> dict[str, Any]:
@@ -183,28 +217,41 @@ def _who(cell: Cell) -> dict[str, Any]:
 
 
 def result_hash(plan: Plan, store: Store) -> str:
-    """SHA-256 over the sorted (key, model hash, prediction-array hash) of the study, without any timing."""
+    """SHA-256 over the sorted (key, model hash, prediction-array hash) of the study, without any timing.
+
+    Imported predictions count with the hashes that they came with, so that pieces add up to the whole.
+    """
     lines = set()
+    brought = imported(store)
     for cell in plan.cells:
         if store.status("predict", cell.predict_key) != "done":
-            lines.add(f"{cell.predict_key} missing")
+            known = brought.prediction(cell.predict_key)
+            if known is None:
+                lines.add(f"{cell.predict_key} missing")
+                continue
+            lines.add(f"{cell.predict_key} {known.facts.model_sha256 or NO_MODEL} {known.facts.arrays_sha256}")
+            lines |= {f"{beside} {_logits_hash(beside, store)}" for beside in _beside(cell)}
             continue
         kind = model_kind(plan, cell.model_key)
-        model = "no model here"
+        model = NO_MODEL
         if store.is_whole(kind, cell.model_key):
             model = store.file_hash(kind, cell.model_key, "model.safetensors")
         arrays = predictions(store, cell.predict_key)
         digest = hashlib.sha256(arrays["labels"].astype("<i8").tobytes() + arrays["logits"].astype("<f4").tobytes())
         lines.add(f"{cell.predict_key} {model} {digest.hexdigest()}")
-        for beside in (cell.export_predict_key, cell.validation_key):
-            if beside is not None:
-                lines.add(f"{beside} {_logits_hash(beside, store)}")
+        lines |= {f"{beside} {_logits_hash(beside, store)}" for beside in _beside(cell)}
     return hashlib.sha256("\n".join(sorted(lines)).encode("ascii")).hexdigest()
+
+
+def _beside(cell: Cell) -> list[str]:
+    """Predictions beside a cell's own: of the exported file, and of the held-out images."""
+    return [key for key in (cell.export_predict_key, cell.validation_key) if key is not None]
 
 
 def _logits_hash(key: str, store: Store) -> str:
     if store.status("predict", key) != "done":
-        return "missing"
+        known = imported(store).prediction(key)
+        return "missing" if known is None else known.facts.logits_sha256
     return hashlib.sha256(predictions(store, key)["logits"].astype("<f4").tobytes()).hexdigest()
 
 
@@ -215,12 +262,15 @@ def compute_seconds(plan: Plan, store: Store) -> float:
 
 
 def environments(plan: Plan, store: Store) -> dict[str, str]:
-    """Return what the stored steps ran on; a fact that differs between steps shows all its values."""
+    """Return what the steps ran on, imported ones too; a fact that differs between steps shows all its values."""
     facts: dict[str, set[str]] = {}
+    brought = imported(store)
     for step in plan.steps.values():
+        ran = brought.environment(step.key) or {}
         if store.is_whole(step.kind, step.key):
-            for name, value in store.step(step.kind, step.key).get("environment", {}).items():
-                facts.setdefault(name, set()).add(str(value))
+            ran = store.step(step.kind, step.key).get("environment", {})
+        for name, value in ran.items():
+            facts.setdefault(name, set()).add(str(value))
     return {name: ", ".join(sorted(values)) for name, values in sorted(facts.items())}
 
 
@@ -249,13 +299,18 @@ def _whole_bytes(plan: Plan, cell: Cell, store: Store) -> bool:
 
 def _saturates(plan: Plan, cell: Cell, store: Store) -> bool:
     """Whether the CPU that ran a cell's file may have saturated its integer sums."""
+    kind = model_kind(plan, cell.model_key)
+    if store.status("predict", str(cell.export_predict_key)) != "done" or store.status(kind, cell.model_key) != "done":
+        return False  # it ran elsewhere
     facts = store.step("predict", str(cell.export_predict_key))["facts"]
     return bool(facts.get("integer_sums_saturate")) and _whole_bytes(plan, cell, store)
 
 
 def _unfinished(plan: Plan, store: Store, failed: int) -> list[str]:
     """A note where cells have neither run nor failed, so that a technique which is not there yet is not overlooked."""
+    brought = imported(store)
     missing = [cell for cell in plan.cells if store.status("predict", cell.predict_key) != "done"]
+    missing = [cell for cell in missing if cell.predict_key not in brought]
     count = len(missing) - failed
     if count <= 0:
         return []
@@ -317,10 +372,12 @@ def analyse_plan(
         provenance=provenance,
         notes=[
             *notes,
+            *brought_notes(plan, store),
             *_unfinished(plan, store, len(failures)),
             *_without_models(plan, store),
             *_on_the_way(plan, store, sizes),
         ],
         split=split,
+        stages=cell_stages(plan),
     )
     return frame, found
