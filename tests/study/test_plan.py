@@ -117,11 +117,11 @@ def test_literal_keys(small: dict[str, Any], opened: Callable[..., Study]) -> No
 LITERAL: dict[str, str] = {
     "dense": "2152a9e15e6b8150",
     "pruned": "cdc73f30fa2fbf60",
-    "A8": "39f7d372669da320",
-    "pruned A4": "13cf2dc91b10197f",
+    "A8": "48b9e6cf4f4fab7c",
+    "pruned A4": "dbac1f10e9e8ccd3",
     "student alone (distilled)": "ae7321ce7dba27a8",
     "distilled": "57a9accab9da5b5a",
-    "distilled A8": "eba503cb0098e46b",
+    "distilled A8": "48fc482b1995cf42",
     "dense continued (pruned recipe)": "40604d428bce1646",
     "dense continued (A8 recipe)": "6865803d4f8567ef",
 }
