@@ -25,9 +25,10 @@ ALLOWED = {
     "files": set(),
     "": {"study", "auditing", "testing"},
     "testing": {"auditing"},
-    "cli": {"study", "cli_audit", "cli_recommend", "cli_travel"},
+    "cli": {"study", "cli_audit", "cli_recommend", "cli_store", "cli_travel"},
     "cli_audit": {"auditing", "analysis"},
     "cli_recommend": {"recommend"},
+    "cli_store": {"study"},
     "cli_travel": {"study"},
     "recommend": {"recommend", "study", "analysis", "training.recipe"},
     "__main__": {"cli"},
@@ -36,6 +37,7 @@ ALLOWED = {
 SEES_LEAVES = {"study.catalog", "study.steps", "study.deploy", "study.resolve", "study.rebuild", "study.spec"}
 STUDY_PLAIN = {
     *(f"study.{name}" for name in ("plan", "stages", "store", "engine", "estimate", "record", "results", "imported")),
+    *(f"study.{name}" for name in ("lease", "carry", "limits", "pool", "verify", "gc", "retry")),
     *(f"study.travel{part}" for part in ("", "_archive", "_check", "_collect", "_format", "_frame", "_rows")),
 }
 # Of an audit, only what shows it draws.

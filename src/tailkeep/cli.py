@@ -13,6 +13,7 @@ import typer
 from tailkeep import __version__
 from tailkeep.cli_audit import register as register_audit
 from tailkeep.cli_recommend import register as register_recommend
+from tailkeep.cli_store import register as register_store
 from tailkeep.cli_travel import register as register_travel
 from tailkeep.errors import BAD_INPUT, CELLS_FAILED, INTERRUPTED, UNEXPECTED, TailkeepError
 
@@ -113,6 +114,12 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try steps again that failed before.")] = False,
     new_data: Annotated[bool, typer.Option("--new-data", help="Go on although the data changed.")] = False,
     new_env: Annotated[bool, typer.Option("--new-env", help="Go on although the environment changed.")] = False,
+    step_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--step-limit", min=0, metavar="MINUTES", help="A step that takes longer is ended and tried again."
+        ),
+    ] = None,
     yes: Yes = False,
     json_out: Json = False,
 ) -> None:
@@ -124,6 +131,7 @@ def run(
         _options(
             store=store, data_root=data_root, workers=workers, threads=threads, device=device, model_code=model_code,
             overrides=overrides, retry_failed=retry_failed, new_data=new_data, new_env=new_env, yes=yes,
+            step_limit=step_limit or None,
         ),
     )  # fmt: skip
     check_out(opened, out)
@@ -228,6 +236,7 @@ def export(
 register_audit(app)
 register_recommend(app)
 register_travel(app)
+register_store(app)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,45 +18,16 @@ import pytest
 
 from tailkeep.study.engine import RETRIES, Engine, Event, Outcome, needed
 from tailkeep.study.estimate import duration, estimate, step_seconds
+from tailkeep.study.lease import Lease
+from tailkeep.study.limits import StorageFailed
 from tailkeep.study.plan import Cell, Plan, Step
 from tailkeep.study.results import result_hash
 from tailkeep.study.runner import Study
 from tailkeep.study.store import Store
 
-
-def act(step: Step, runtime: Any) -> str:
-    """A step's work without any training: what it does stands in its spec. Runs in this or in a worker process."""
-    what = step.spec["what"]
-    with open(runtime.diary, "a", encoding="utf-8") as diary:
-        diary.write(f"{step.key} {os.getpid()}\n")
-    if what == "die":
-        wait_until(lambda: set(diary_of(runtime)) - {step.key})  # a neighbour is at work
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "linger":
-        wait_until(lambda: diary_of(runtime).count("killer") > RETRIES)
-        time.sleep(1)  # longer than it takes to die with the killer
-    if what == "sleep":
-        time.sleep(600)
-    if what == "crash":
-        raise RuntimeError("a fault of tailkeep")
-    status = "failed" if what == "fail" and not Path(runtime.mended).exists() else "done"
-    store = Store(Path(runtime.store))
-    store.partial(step.kind, step.key)
-    record = {"status": status, "seconds": 1.0}
-    store.publish(step.kind, step.key, record if status == "done" else {**record, "reason": "nan", "detail": "of rate"})
-    return status
-
-
-def wait_until(happened: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not happened() and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def diary_of(runtime: Any) -> list[str]:
-    """Keys of the steps in the order in which they were worked at."""
-    path = Path(runtime.diary)
-    return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+sys.path.append(str(Path(__file__).parent))  # from where a spawned worker imports it too
+toy = importlib.import_module("toy_work")
+diary_of, wait_until = toy.diary_of, toy.wait_until
 
 
 def plan_of(**steps: tuple[str, list[str]]) -> Plan:
@@ -78,13 +49,11 @@ def runtime(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def engine(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
-    """An engine over toy work. A spawned worker imports this file by its name, from the path that it is given."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    work = importlib.import_module("test_engine").act
+def engine(runtime: Any) -> Callable[..., Engine]:
+    """An engine over toy work."""
 
     def make(plan: Plan, workers: int = 1, **settings: Any) -> Engine:
-        return Engine(plan, Store(Path(runtime.store)), work, runtime, workers, **settings)
+        return Engine(plan, Store(Path(runtime.store)), toy.act, runtime, workers, **settings)
 
     return make
 
@@ -179,22 +148,117 @@ def test_an_unexpected_error_stops_the_run(engine: Any, runtime: Any) -> None:
 
 
 def test_a_worker_that_dies_is_retried_and_then_reported_and_the_rest_go_on(engine: Any, runtime: Any) -> None:
-    """``slow`` runs beside the killer and so dies with it; that is no reason to report it too."""
+    """``slow`` runs beside the killer, in a process of its own."""
     events: list[Event] = []
     plan = plan_of(
         killer=("die", []), slow=("linger", []), after=("do", ["killer"]), leaf=("do", ["slow"]), fine=("do", [])
     )  # fmt: skip
     outcome = engine(plan, workers=2, on_event=events.append).run()
     assert set(outcome.failed) == {"killer", "after"}
-    assert outcome.failed["killer"].startswith("worker_died: 3 workers in turn died")
+    assert outcome.failed["killer"].startswith("worker_killed: 3 times in turn")
     assert sorted(outcome.done) == ["fine", "leaf", "slow"]
     assert diary_of(runtime).count("killer") == 1 + RETRIES
-    assert diary_of(runtime).count("fine") == 1
+    assert diary_of(runtime).count("fine") == diary_of(runtime).count("slow") == 1
     record = Store(Path(runtime.store)).step("train", "killer")
-    assert (record["status"], record["reason"]) == ("failed", "worker_died")
+    assert (record["status"], record["reason"]) == ("failed", "worker_killed")
     retried = Counter(event.step.key for event in events if event.what == "retry")
-    assert retried == {"killer": RETRIES, "slow": 1}
+    assert retried == {"killer": RETRIES}, "its neighbour is left alone"
     assert not list(Path(runtime.store).glob("*/*.partial"))
+
+
+def test_what_runs_out_of_memory_is_tried_again_alone_and_then_reported(engine: Any, runtime: Any) -> None:
+    events: list[Event] = []
+    plan = plan_of(greedy=("memory", []), leaf=("do", ["greedy"]), other=("do", []))
+    outcome = engine(plan, on_event=events.append).run()
+    assert outcome.done == ["other"]
+    assert outcome.failed["greedy"] == "out_of_memory: 3 times in turn; the last time: no room for 8 GB"
+    assert diary_of(runtime).count("greedy") == 1 + RETRIES
+    assert Store(Path(runtime.store)).step("train", "greedy")["reason"] == "out_of_memory"
+    assert [event.detail for event in events if event.what == "retry"] == ["out_of_memory: no room for 8 GB"] * RETRIES
+
+
+def test_bad_luck_that_passes_costs_nothing_but_time(engine: Any, runtime: Any) -> None:
+    plan = plan_of(greedy=("memory", []), leaf=("do", ["greedy"]))
+    plan.steps["greedy"].spec["times"] = 2
+    assert engine(plan).run() == Outcome(done=["greedy", "leaf"])
+
+
+def test_a_step_that_hangs_is_ended_at_its_limit_and_its_neighbour_is_not(engine: Any, runtime: Any) -> None:
+    plan = plan_of(stuck=("hang", []), leaf=("do", ["stuck"]), slow=("hang", []), fine=("do", ["slow"]))
+    plan.steps["slow"].spec["times"] = 1
+    outcome = engine(plan, workers=2, step_limit=1.2).run()
+    assert outcome.failed["stuck"] == ("hang: 3 times in turn; the last time: no end after 0.02 minutes (--step-limit)")
+    assert sorted(outcome.done) == ["fine", "slow"]
+    assert (diary_of(runtime).count("stuck"), diary_of(runtime).count("slow")) == (1 + RETRIES, 2)
+
+
+def test_one_worker_with_a_limit_is_a_process(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("do", []), leaf=("do", ["a"]))
+    assert engine(plan, step_limit=60.0).run().done == ["a", "leaf"]
+    pids = {line.split()[1] for line in Path(runtime.diary).read_text(encoding="utf-8").splitlines()}
+    assert str(os.getpid()) not in pids
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_24_a_full_disk_stops_the_run_with_words(engine: Any, runtime: Any, workers: int) -> None:
+    plan = plan_of(a=("full", []), leaf=("do", ["a"]), other=("do", []))
+    with pytest.raises(StorageFailed, match="no space is left") as caught:
+        engine(plan, workers=workers).run()
+    assert (caught.value.reason, caught.value.exit_code) == ("disk_full", 3)
+    assert statuses(plan, runtime)["a"] == "missing", "what could not be stored has not failed"
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_23_a_step_that_another_process_holds_is_waited_for_and_the_others_are_done(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("do", []), leaf1=("do", ["a"]), b=("do", []), leaf2=("do", ["b"]))
+    store = Store(Path(runtime.store))
+    lease = Lease.take(store.lease("train", "a"), "a")
+    assert lease is not None
+
+    def other_process() -> None:
+        if lease.mine() and len(diary_of(runtime)) == 2:
+            assert made.waiting["a"] == lease.holder
+            assert diary_of(runtime) == ["b", "leaf2"], "what is free is done meanwhile"
+            store.partial("train", "a")
+            store.publish("train", "a", {"status": "done"})
+            lease.release()
+
+    made = engine(plan, on_wait=other_process)
+    assert made.run() == Outcome(done=["b", "leaf2", "leaf1"], elsewhere=["a"])
+    assert diary_of(runtime) == ["b", "leaf2", "leaf1"], "and what the other did is not done again"
+
+
+def test_a_failure_of_another_process_is_taken_over(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("do", []), leaf=("do", ["a"]))
+    store = Store(Path(runtime.store))
+    lease = Lease.take(store.lease("train", "a"))
+    assert lease is not None
+
+    def other_process() -> None:
+        if lease.mine():
+            store.partial("train", "a")
+            store.publish("train", "a", {"status": "failed", "reason": "nan"})
+            lease.release()
+
+    assert engine(plan, on_wait=other_process).run().failed == {"a": "nan", "leaf": "parent failed: nan"}
+
+
+def test_damaged_steps_that_were_moved_aside_are_done_again(engine: Any, runtime: Any) -> None:
+    plan = plan_of(a=("do", []), leaf=("do", ["a"]))
+    engine(plan).run()
+    store = Store(Path(runtime.store))
+    (store.folder("train", "a") / "step.json").write_text("{}", encoding="utf-8")
+    assert needed(plan, store) == {}, "a stored leaf needs no parent"
+    store.move_aside("train", "a")
+    assert set(needed(plan, store)) == {"a"}
+    assert engine(plan).run().done == ["a"]
+    assert needed(plan, store) == {}
+
+
+# --- worker processes, continued --------------------------------------------------------------------------------------
 
 
 def test_a_pool_that_broke_while_idle_is_replaced(engine: Any, runtime: Any) -> None:

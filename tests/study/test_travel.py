@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,10 @@ def test_pieces_come_together_to_the_whole(whole: Study, pieces: tuple[Path, Pat
     note = next(note for note in analysis.notes if note.startswith("Imported: "))
     assert f"{len(whole.plan.cells)} of {len(whole.plan.cells)} cells, from 2 results files (torch" in note
     assert not any(note.startswith("Not finished") for note in analysis.notes)
+    assert not together.todo
+    assert not together.run().done
+    own = replace(together, options=replace(together.options, own=True))
+    assert set(own.todo) == set(needed(whole.plan, together.store)), "asked to, it does all of it here"
     assert not list((tmp_path / "together").rglob("*.safetensors"))
     assert analysis.provenance["environment"]["torch"] == other.provenance["environment"]["torch"]
 
@@ -123,6 +128,7 @@ def test_a_model_that_others_descend_from_is_still_trained(
     assert pruned.predict_key not in left
     assert pruned.model_key in left, "the quantized model descends from it"
     assert not study.run().failed
+    assert study.store.status("predict", pruned.predict_key) == "missing", "what is imported is not done again"
     assert results.result_hash(study.plan, study.store) == content_of(pieces[0]).study.result_hash
 
 

@@ -42,7 +42,8 @@ def recommend_study(
     if unknown:
         raise BadInput(f"recommend: unknown setting {sorted(unknown)[0]!r}; those of Request and Options are known")
     request = Request(**{name: value for name, value in settings.items() if name in known})
-    options = Options(**{name: value for name, value in settings.items() if name not in known})
+    given = {name: value for name, value in settings.items() if name not in known}
+    options = Options(**{**given, "own": True})  # imported results have labels, and no model to deploy
     if options.store.exists() and not options.store.is_dir():
         raise BadInput(f"--store {options.store}: is a file; the store is a folder")
     need_optuna()

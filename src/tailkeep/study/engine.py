@@ -1,26 +1,30 @@
 """One loop over the plan's graph: from the goals back to what is missing, then forward through an executor.
 
-The executor is injected: a thread in this process, or a pool of processes. Every step runs with the same number of
-threads either way, so the number of workers never changes a result.
+The executor is injected: a thread in this process, a pool of processes, or anything else that runs steps. Every step
+runs with the same number of threads either way, so the number of workers never changes a result. Several processes may
+run one plan on one store: a step that another one holds is waited for, while the others are done here.
 """
 
 from __future__ import annotations
 
 import concurrent.futures as cf
 import graphlib
-import multiprocessing
-import os
-import threading
+import heapq
+import time
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from tailkeep.study.carry import HELD, holder_of, store_failure
+from tailkeep.study.lease import Holder
+from tailkeep.study.limits import RETRIES, TryAgain, storage_errors
 from tailkeep.study.plan import Plan, Step
+from tailkeep.study.pool import Executor, InProcesses, InThread
 from tailkeep.study.store import Store
 
-RETRIES = 2  # after a worker's death; a step that kills its worker three times is reported, not tried for ever
+TICK = 0.25
+"""Seconds between looks at steps that other processes hold."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,22 @@ class Event:
 
 @dataclass
 class Outcome:
-    """What a run did: keys done now, and keys failed with their reasons (a failed parent's among them)."""
+    """What a run did: keys done now, keys failed with their reasons (a failed parent's among them), and keys that
+    another process did meanwhile.
+    """
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    elsewhere: list[str] = field(default_factory=list)
 
 
 def needed(plan: Plan, store: Store, retry_failed: bool = False) -> dict[str, Step]:
-    """Return the steps to do: the goals that are not stored, and what those need.
+    """Return the steps to do: the goals that are not stored, what those need, and what was found damaged.
 
     A stored leaf needs no parent, nor does a stored failure that is not to be tried again.
     """
-    todo = [key for key in plan.goals if store.status(plan.steps[key].kind, key) != "done"]
+    damaged = [key for kind, key in store.damaged() if key in plan.steps and plan.steps[key].kind == kind]
+    todo = damaged + [key for key in plan.goals if store.status(plan.steps[key].kind, key) != "done"]
     found: dict[str, Step] = {}
     while todo:
         key = todo.pop()
@@ -60,7 +68,11 @@ def needed(plan: Plan, store: Store, retry_failed: bool = False) -> dict[str, St
 
 
 class Engine:
-    """Runs what is missing of a plan with ``work(step, runtime)``."""
+    """Runs what is missing of a plan with ``work(step, runtime)``.
+
+    ``step_limit`` is in seconds of wall-clock time for a step, measurements apart; None for none. ``executor`` makes
+    what runs the steps, where it is not to be a thread or a pool of ``workers`` processes.
+    """
 
     def __init__(
         self,
@@ -72,147 +84,149 @@ class Engine:
         on_event: Callable[[Event], None] = lambda event: None,
         on_wait: Callable[[], None] = lambda: None,
         retry_failed: bool = False,
+        step_limit: float | None = None,
+        executor: Callable[[], Executor] | None = None,
     ) -> None:
         self.plan, self.store, self.work, self.runtime, self.workers = plan, store, work, runtime, workers
         self.on_event, self.on_wait, self.retry_failed = on_event, on_wait, retry_failed
+        self.step_limit, self.make_executor = step_limit, executor
         self.outcome = Outcome()
         self.attempts: dict[str, int] = {}
+        self.waiting: dict[str, Holder | None] = {}
+        """Steps that wait for another process, and for which."""
+        self._ready: list[tuple[bool, int, str]] = []
+        self._running: dict[cf.Future[str], Step] = {}
+        self._order = {key: position for position, key in enumerate(plan.steps)}
+        self._tried: set[str] = set()
 
     def run(self) -> Outcome:
-        """Do all the missing steps; a failed step stops its descendants alone."""
-        steps = needed(self.plan, self.store, self.retry_failed)
-        sorter = graphlib.TopologicalSorter({k: [p for p in s.parents if p in steps] for k, s in steps.items()})
-        sorter.prepare()
-        order = {key: position for position, key in enumerate(self.plan.steps)}
-        ready: list[Step] = []
-        running: dict[cf.Future[str], Step] = {}
-        executor = self._executor()
-        try:
-            while sorter.is_active():
-                ready += [steps[k] for k in sorter.get_ready()]
-                ready.sort(key=lambda step: (step.key not in self.attempts, order[step.key]))
-                while ready and self._may_start(ready[0], list(running.values())):
-                    step = ready.pop(0)
-                    if self._settled(step):
-                        sorter.done(step.key)
-                        continue
-                    try:
-                        running[self._submit(executor, step)] = step
-                    except BrokenProcessPool:  # a worker died since the last look, perhaps an idle one
-                        ready.insert(0, step)
-                        if not running:
-                            executor.shutdown(wait=False)
-                            executor = self._executor()
-                        break
-                    self.on_event(Event("start", step))
-                finished, _ = cf.wait(running, timeout=0.25, return_when=cf.FIRST_COMPLETED)
-                self.on_wait()
-                if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
-                    cf.wait(running, timeout=5)  # a broken pool ends all of them
-                    executor.shutdown(wait=False, cancel_futures=True)
-                    executor = self._executor()
-                    finished = set(running)
-                for future in finished:
-                    step = running.pop(future)
-                    if self._collect(step, future):
-                        sorter.done(step.key)
-                    else:
-                        ready.append(step)
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.kill()
-            raise
-        executor.shutdown()
+        """Do all the missing steps; a failed step stops its descendants alone. Raises ``StorageFailed``."""
+        with storage_errors(self.store.root):
+            steps = needed(self.plan, self.store, self.retry_failed)
+            sorter = graphlib.TopologicalSorter({k: [p for p in s.parents if p in steps] for k, s in steps.items()})
+            sorter.prepare()
+            executor = self._executor()
+            try:
+                self._loop(sorter, executor)
+            except BaseException:
+                executor.shutdown(now=True)
+                raise
+            executor.shutdown()
         return self.outcome
 
-    def _executor(self) -> cf.Executor:
-        if self.workers == 1:
-            return cf.ThreadPoolExecutor(1)
-        # "spawn": a forked torch may hang in its thread pool
-        return cf.ProcessPoolExecutor(
-            self.workers, multiprocessing.get_context("spawn"), _start_worker, (self.runtime,)
-        )
+    def _loop(self, sorter: graphlib.TopologicalSorter[str], executor: Executor) -> None:
+        while sorter.is_active():
+            for key in sorter.get_ready():
+                self._queue(key)
+            settled = self._start(executor)
+            sorter.done(*settled)
+            finished, _ = cf.wait(self._running, timeout=TICK, return_when=cf.FIRST_COMPLETED)
+            if not self._running and not settled:
+                time.sleep(TICK)  # all that is ready is at work elsewhere
+            self.on_wait()
+            for future in finished:
+                step = self._running.pop(future)
+                if self._collect(step, future):
+                    sorter.done(step.key)
+                else:
+                    self._queue(step.key)
 
-    def _submit(self, executor: cf.Executor, step: Step) -> cf.Future[str]:
-        future = executor.submit(self.work, step, self.runtime)
-        if self.workers > 1:
-            # The pool looks for its workers to watch at each submission, but before it spawns one for it; without a
-            # second one the death of the youngest worker goes unseen until an elder one is done with its step.
-            with suppress(BrokenProcessPool):  # the future above says so too
-                executor.submit(_nothing)
-        return future
+    def _queue(self, key: str) -> None:
+        heapq.heappush(self._ready, (key not in self.attempts, self._order[key], key))
 
-    def _may_start(self, step: Step, running: list[Step]) -> bool:
-        """Whether a worker is free for a step. A worker's death ends all the running steps, and nobody can tell whose
-        it was: from then on each of them runs alone, so that none is reported for what its neighbour does. What
-        measures time runs alone in any case.
+    def _start(self, executor: Executor) -> list[str]:
+        """Start what is ready, as far as workers are free; return the keys of steps that need no work (any more)."""
+        settled, passed = [], []
+        while self._ready and self._may_start(step := self.plan.steps[self._ready[0][2]]):
+            entry = heapq.heappop(self._ready)
+            if self._settled(step):
+                settled.append(step.key)
+                continue
+            holder = holder_of(step, self.store)
+            if holder is not None:
+                self.waiting[step.key] = holder
+                passed.append(entry)
+                continue
+            self.waiting.pop(step.key, None)
+            self._tried.add(step.key)
+            limit = None if step.kind == "measure" else self.step_limit
+            self._running[executor.submit(self.work, step, self.runtime, limit)] = step
+            self.on_event(Event("start", step))
+        for entry in passed:
+            heapq.heappush(self._ready, entry)
+        return settled
+
+    def _executor(self) -> Executor:
+        if self.make_executor is not None:
+            return self.make_executor()
+        if self.workers == 1 and self.step_limit is None:
+            return InThread()
+        return InProcesses(self.workers, self.runtime)
+
+    def _may_start(self, step: Step) -> bool:
+        """Whether a worker is free for a step. What lost a worker or its memory runs alone the next time, with all of
+        the machine's memory. What measures time runs alone in any case.
         """
+        running = list(self._running.values())
         alone = [one for one in (step, *running) if one.key in self.attempts or one.kind == "measure"]
         return not running if alone else len(running) < self.workers
 
     def _settled(self, step: Step) -> bool:
-        """Whether a step needs no work: stored as failed before, or a parent failed."""
+        """Whether a step needs no work: stored as failed before, a parent failed, or done by another process."""
         broken = [parent for parent in step.parents if parent in self.outcome.failed]
         if broken and step.kind != "measure":  # which goes on without the files that could not be made
             root = self.outcome.failed[broken[0]].removeprefix("parent failed: ")
             self.outcome.failed[step.key] = f"parent failed: {root}"
             self.on_event(Event("skipped", step, self.outcome.failed[step.key]))
             return True
-        if self.store.status(step.kind, step.key) == "failed":
-            if self.retry_failed:
+        status = self.store.status(step.kind, step.key)
+        if status == "failed":
+            if self.retry_failed and step.key not in self._tried:
                 self.store.forget(step.kind, step.key)
                 return False
             return self._fail(step, reason_of(self.store.step(step.kind, step.key)))
+        if status == "done":
+            self.waiting.pop(step.key, None)
+            self.outcome.elsewhere.append(step.key)
+            self.on_event(Event("done", step))
+            return True
         return False
 
     def _fail(self, step: Step, reason: str) -> bool:
+        self.waiting.pop(step.key, None)
         self.outcome.failed[step.key] = reason
         self.on_event(Event("failed", step, reason))
         return True
 
     def _collect(self, step: Step, future: cf.Future[str]) -> bool:
-        """Take in a finished future; return False where the step is to be tried again."""
+        """Take in a finished future; return False where the step is to be tried again, or waited for."""
         try:
-            status = future.result(timeout=0)
-        except (BrokenProcessPool, cf.CancelledError, cf.TimeoutError):  # (3.10 has a TimeoutError of its own)
-            self.attempts[step.key] = self.attempts.get(step.key, 0) + 1
-            if self.attempts[step.key] <= RETRIES:
-                self.on_event(Event("retry", step, "its worker process died"))
-                return False
-            reason = f"worker_died: {RETRIES + 1} workers in turn died at this step (out of memory?)"
-            record = {"spec": step.spec, "label": step.label, "status": "failed", "facts": {}}
-            self.store.discard_partial(step.kind, step.key)
-            self.store.partial(step.kind, step.key)
-            self.store.publish(step.kind, step.key, {**record, "reason": "worker_died", "detail": reason})
-            return self._fail(step, reason)
+            status = future.result()
+        except TryAgain as lost:
+            return self._lost(step, lost)
+        if status == HELD:
+            self.on_event(Event("retry", step, "another process is at it"))
+            return False
         if status == "failed":
             return self._fail(step, reason_of(self.store.step(step.kind, step.key)))
         self.outcome.done.append(step.key)
         self.on_event(Event("done", step))
         return True
 
+    def _lost(self, step: Step, lost: TryAgain) -> bool:
+        """Count a lost try; after the last one store the step as failed."""
+        self.attempts[step.key] = self.attempts.get(step.key, 0) + 1
+        if self.attempts[step.key] <= RETRIES:
+            self.on_event(Event("retry", step, str(lost)))
+            return False
+        detail = f"{self.attempts[step.key]} times in turn; the last time: {lost.detail}"
+        with suppress(FileNotFoundError):
+            if store_failure(step, self.store, lost.reason, detail):
+                return self._settled(step) or self._fail(step, f"{lost.reason}: {detail}")
+        return False
+
 
 def reason_of(record: dict[str, Any]) -> str:
     """Return a failed step's reason and detail as one text."""
     detail = record.get("detail")
     return f"{record['reason']}: {detail}" if detail else str(record["reason"])
-
-
-def _nothing() -> None:
-    """Work that takes no time."""
-
-
-def _start_worker(runtime: Any) -> None:
-    """Before torch is imported in a worker: its libraries start no more threads than a step has."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(runtime.threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose run was killed would train on to its step's end, beside the run that took its place."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -12,7 +12,7 @@ from typing import Any
 from tailkeep.errors import BadInput, StepFailed
 from tailkeep.study.engine import Engine
 from tailkeep.study.plan import Cell, Plan, build_plan
-from tailkeep.study.record import lock
+from tailkeep.study.record import at_work
 from tailkeep.study.results import cell_sizes, model_kind, predictions
 from tailkeep.study.runner import Study
 
@@ -106,7 +106,7 @@ def _do(study: Study, plan: Plan, cell: Cell) -> None:
     from tailkeep.study.steps import run_step
 
     plan.cells, plan.measures = [cell], []
-    with lock(study.store):
+    with at_work(study.store):
         outcome = Engine(plan, study.store, run_step, study.runtime(), retry_failed=True).run()
     if outcome.failed:
         reason, _, detail = next(iter(outcome.failed.values())).removeprefix("parent failed: ").partition(": ")

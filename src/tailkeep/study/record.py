@@ -1,4 +1,4 @@
-"""A study's record in the store, and the lock that keeps two processes from one store.
+"""A study's record in the store, and the sign that a process is at work there.
 
 The record remembers on what data and in what environment a study ran. Where that has changed, the next run stops and
 shows the differences, since its cells would no longer be comparable.
@@ -7,19 +7,27 @@ shows the differences, since its cells would no longer be comparable.
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections.abc import Iterator
+import secrets
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tailkeep.errors import BadInput
-from tailkeep.files import read_json, write_json
+from tailkeep.files import make_folder, read_json, readable_json, write_json
+from tailkeep.spec import content_key
+from tailkeep.study.lease import Holder, Lease, busy
+from tailkeep.study.limits import storage_errors
 from tailkeep.study.store import Store
 
 MATTERS = ("torch", "numpy", "machine", "cpu", "device", "threads", "gpu")
+UNSEALED = {"name", "spec", "goals", "environment", "data", "steps"}
+RUN, GC = "run.", "gc.lease"
+"""Names of leases that are no step's."""
 
 
 def check_record(
@@ -29,7 +37,7 @@ def check_record(
     path = store.study_file(name)
     if not path.is_file():
         return
-    last = read_json(path)
+    last = read_record(path)
     if not new_data:
         changed = [
             f"  {label} ({split}): {last['data'][label][split][:12]} -> {data[label][split][:12]}"
@@ -58,44 +66,83 @@ def _stop(changed: list[str], what: str, option: str) -> None:
 
 
 def write_record(store: Store, name: str, record: dict[str, Any]) -> None:
-    """Write the record, atomically."""
-    write_json(store.study_file(name), record)
+    """Write the record, atomically, with a hash of itself."""
+    write_json(store.study_file(name), {**record, "self": content_key(record)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record; raises ``BadInput`` where it is not what was written."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise BadInput(f"{path}: is no record of a study")
+    whole = path.read_bytes() == readable_json(record).encode("utf-8")
+    seal = record.pop("self", None)
+    if seal is None and set(record) == UNSEALED:  # written before records had a hash
+        return record
+    if seal != content_key(record) or not whole:
+        raise BadInput(f"{path}: this record has changed since it was written; `tailkeep verify` moves it aside")
+    return record
 
 
 @contextmanager
-def lock(store: Store) -> Iterator[None]:
-    """Hold the store for this process. A holder that is dead is passed over; a living one is named."""
-    store.root.mkdir(parents=True, exist_ok=True)
-    path = store.root / "lock.json"
-    mine = {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()}
-    for _ in range(5):
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            holder = _holder(path)
-            if holder is not None:
-                raise BadInput(
-                    f"{store.root}: process {holder['pid']} on {holder['host']} is at work on this store; "
-                    "wait for it, or give another --store"
-                ) from None
-            path.unlink(missing_ok=True)
-            continue
-        with os.fdopen(handle, "w") as file:
-            file.write(json.dumps(mine))
-        break
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+def at_work(store: Store, study: str = "", goals: Sequence[str] = ()) -> Iterator[None]:
+    """Show in the store that this process is at work on a study, as long as it is.
+
+    Processes share a store, and a study. A run waits for a garbage collection that is under way. Raises ``BadInput``
+    where another process is at work on a study of the same name that has other goals, since they share one record, or
+    where a version of tailkeep that does not share holds the store.
+    """
+    with storage_errors(store.root):
+        make_folder(store.root / "leases")
+        _refuse_unshared(store.root / "lock.json")
+        for path in (store.root / "leases").glob("*.lease"):
+            busy(path)  # which puts away what dead processes of this machine left
+        own = Lease.take(store.root / "leases" / f"{RUN}{secrets.token_hex(8)}.lease", _label(study, goals))
+        assert own is not None
+        with own:
+            while busy(store.root / "leases" / GC) is not None:
+                time.sleep(0.2)
+            for holder in runs(store):
+                name, other = _named(holder)
+                if study and name == study and other != _named(own.holder)[1]:
+                    raise BadInput(
+                        f"{store.root}: {holder} runs a study that is named {study!r} too and has other cells; wait "
+                        "for it, or give this one another name"
+                    )
+            yield
 
 
-def _holder(path: Any) -> dict[str, Any] | None:
-    """Return who holds the lock, or None where that process is no more (or never finished writing its name)."""
+def runs(store: Store) -> list[Holder]:
+    """Return the living processes that are at work on a store."""
+    found = [busy(path) for path in (store.root / "leases").glob(f"{RUN}*.lease")]
+    return [holder for holder in found if holder is not None]
+
+
+def study_of(holder: Holder) -> str:
+    """Return the name of the study that a process is at work on; "" where it has none."""
+    return _named(holder)[0]
+
+
+def _label(study: str, goals: Sequence[str]) -> str:
+    return f"{study} | {content_key(sorted(goals))[:16]}"
+
+
+def _named(holder: Holder) -> tuple[str, str]:
+    name, _, digest = holder.what.rpartition(" | ")
+    return name, digest
+
+
+def _refuse_unshared(path: Path) -> None:
+    """Name the living holder of the lock of versions before 0.2, which took a store for themselves."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["host"] != platform.node():
-            return dict(facts)
-        alive = psutil.pid_exists(facts["pid"]) and psutil.Process(facts["pid"]).create_time() == facts["started"]
-        return dict(facts) if alive else None
-    except (OSError, ValueError, KeyError, psutil.Error):
-        return None
+        here = facts["host"] == platform.node()
+        alive = not here or abs(psutil.Process(facts["pid"]).create_time() - facts["started"]) < 2
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return
+    if alive:
+        raise BadInput(
+            f"{path.parent}: process {facts['pid']} on {facts['host']} is at work on this store, with an earlier "
+            "version of tailkeep that does not share it; wait for it, or give another --store (if it is no more, "
+            f"remove {path})"
+        )

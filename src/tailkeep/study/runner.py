@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from tailkeep.errors import BadInput
 from tailkeep.study.engine import Engine, Event, Outcome, needed
 from tailkeep.study.estimate import duration, step_seconds, summary
+from tailkeep.study.imported import remaining
+from tailkeep.study.limits import check_room
 from tailkeep.study.plan import Plan, Step, build_plan
-from tailkeep.study.record import check_record, lock, write_record
+from tailkeep.study.record import at_work, check_record, write_record
 from tailkeep.study.store import Store
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ TWINS = {"full": ("full",), "matched": ("matched",), "both": ("full", "matched")
 
 @dataclass(frozen=True)
 class Options:
-    """Settings that change no result. ``workers`` 0 takes one process a core (one on a GPU), each of ``threads``."""
+    """Settings that change no result. ``workers`` 0 takes one process a core (one on a GPU), each of ``threads``.
+
+    ``step_limit`` is in minutes of wall-clock time, after which a step counts as hung; None for none. ``own`` also does
+    what results from elsewhere were imported for.
+    """
 
     store: Path = Path("tailkeep-store")
     data_root: Path | None = None
@@ -43,6 +49,8 @@ class Options:
     yes: bool = False
     retry_failed: bool = False
     checkpoint_every: float = 30.0
+    step_limit: float | None = None
+    own: bool = False
 
     @property
     def worker_count(self) -> int:
@@ -67,9 +75,14 @@ class Study:
     options: Options
 
     @property
+    def open_plan(self) -> Plan:
+        """The plan without the cells that were imported whole."""
+        return self.plan if self.options.own else remaining(self.plan, self.store)
+
+    @property
     def todo(self) -> dict[str, Step]:
         """The steps that are not stored."""
-        return needed(self.plan, self.store, self.options.retry_failed)
+        return needed(self.open_plan, self.store, self.options.retry_failed)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of the plan as plain values."""
@@ -79,20 +92,29 @@ class Study:
     def run(
         self, on_event: Callable[[Event], None] = lambda event: None, on_wait: Callable[[], None] = lambda: None
     ) -> Outcome:
-        """Do what is missing, under the store's lock, and record the study."""
+        """Do what is missing, and record the study. Other processes may be at the same store and study."""
         from tailkeep.study.steps import environment, run_step
 
         runtime = self.runtime()
         here = environment(runtime)
         data = self.resolved.datasets
-        with lock(self.store):
+        check_room(self.store.root, summary(self.plan, self.store, self.todo, 1)["estimate_bytes"])
+        with at_work(self.store, self.plan.name, self.plan.goals):
             check_record(self.store, self.plan.name, data, here, self.options.new_data, self.options.new_env)
             steps = [[step.kind, key] for key, step in self.plan.steps.items()]
             record = {"name": self.plan.name, "spec": self.text, "goals": self.plan.goals, "environment": here}
             write_record(self.store, self.plan.name, {**record, "data": data, "steps": steps})
-            workers = self.options.worker_count
+            limit = self.options.step_limit
             return Engine(
-                self.plan, self.store, run_step, runtime, workers, on_event, on_wait, self.options.retry_failed
+                self.open_plan,
+                self.store,
+                run_step,
+                runtime,
+                self.options.worker_count,
+                on_event,
+                on_wait,
+                self.options.retry_failed,
+                None if limit is None else 60 * limit,
             ).run()
 
     def runtime(self) -> Any:

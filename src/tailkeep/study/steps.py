@@ -28,7 +28,7 @@ from tailkeep.data.batches import Augment, TrainingBatches, normalize
 from tailkeep.data.calibration import Draw, calibration_batches
 from tailkeep.data.dataset import Dataset, Split
 from tailkeep.data.subset import choose_subset, hold_out
-from tailkeep.errors import BadInput, StepFailed, TailkeepError
+from tailkeep.errors import BadInput, StepFailed
 from tailkeep.evaluation.predict import predict
 from tailkeep.export.cost import cost
 from tailkeep.files import sha256_file, write_json
@@ -39,7 +39,9 @@ from tailkeep.models.user import ModelCode, load_factory
 from tailkeep.randomness import stream_seed
 from tailkeep.spec import content_key
 from tailkeep.study import deploy
+from tailkeep.study.carry import carry_out
 from tailkeep.study.catalog import AnyMethod, AnySampler, AnySource
+from tailkeep.study.limits import own_failure
 from tailkeep.study.machine import keep_freed_memory
 from tailkeep.study.plan import Step
 from tailkeep.study.rebuild import build_model, check_head, loss_of, rebuild, with_head
@@ -84,42 +86,20 @@ class Work:
 
 
 def run_step(step: Step, runtime: Runtime) -> str:
-    """Do a step and publish it; return "done" or "failed". A failure of the step itself is stored with its reason."""
+    """Do a step and publish it; return "done", "failed" or "held" (by another process, which is at it).
+
+    A failure of the step itself is stored with its reason.
+    """
     torch.set_num_threads(runtime.threads)
     keep_freed_memory()
     torch.backends.cudnn.benchmark = False
-    store = Store(Path(runtime.store))
-    if store.is_whole(step.kind, step.key):
-        return store.status(step.kind, step.key)
-    work = Work(step, runtime, store, store.partial(step.kind, step.key))
-    started = time.time()
-    record: dict[str, Any] = {"spec": step.spec, "label": step.label, "environment": environment(runtime)}
-    try:
-        record |= {"status": "done", **WORK[step.kind](work)}
-    except Exception as error:
-        failure = own_failure(error, runtime.model_code)
-        if failure is None:
-            raise
-        for path in work.folder.iterdir():
-            path.unlink()
-        record |= {"status": "failed", "reason": failure.reason, "detail": failure.detail}
-    record["facts"] = work.facts
-    record["seconds"] = round(time.time() - started, 3)
-    store.publish(step.kind, step.key, record)
-    return str(record["status"])
-
-
-def own_failure(error: Exception, model_code: str | None) -> StepFailed | None:
-    """Return what an error says of its step alone: memory that ran out, the user's model code; None for all others."""
-    if isinstance(error, StepFailed):
-        return error
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-        return StepFailed("out_of_memory", text)
-    code = None if isinstance(error, TailkeepError) or model_code is None else _code(model_code)
-    if code is not None and code.raised(error):
-        return StepFailed("model_code", f"{code.name}: {text}")
-    return None
+    store, facts = Store(Path(runtime.store)), dict[str, Any]()
+    record = {"spec": step.spec, "label": step.label, "environment": environment(runtime), "facts": facts}
+    return carry_out(
+        step, store, record,
+        lambda folder: WORK[step.kind](Work(step, runtime, store, folder, facts)),
+        lambda error: own_failure(error, lambda: _code(runtime.model_code)),
+    )  # fmt: skip
 
 
 @cache
