@@ -4,6 +4,8 @@
 #
 #   BASELINE=dense.csv CANDIDATE=pruned=pruned.csv ./audit.sh [further options of `tailkeep audit`]
 #
+# POLICY names a policy file. MAX_CLASS_DROP (percentage points) is a limit for all classes; it replaces the policy's, so
+# leave it empty where the policy has one. Without either the limit is 2.
 # ON_CANNOT_TELL says what "cannot tell" (exit code 5: too few test images) means for you:
 #   fail (the default): what is not shown to be kept does not ship.   warn: let it pass, with the words in the log.
 set -uo pipefail
@@ -17,10 +19,14 @@ case "$ON_CANNOT_TELL" in
   *) echo "ON_CANNOT_TELL must be fail or warn, not '$ON_CANNOT_TELL'" >&2; exit 2 ;;
 esac
 
+limits=()
+if [ -n "${POLICY:-}" ]; then limits+=(--policy "$POLICY"); fi
+if [ -n "${MAX_CLASS_DROP:-}" ]; then limits+=(--max-class-drop "$MAX_CLASS_DROP"); fi
+
 tailkeep audit \
   --baseline "$BASELINE" \
   --candidate "$CANDIDATE" \
-  --max-class-drop "${MAX_CLASS_DROP:-2}" \
+  ${limits[@]+"${limits[@]}"} \
   --output "junit=$OUT/audit.xml" \
   --output "sarif=$OUT/audit.sarif" \
   --output "json=$OUT/audit.json" \

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
 from enum import Enum
 from pathlib import Path
@@ -24,11 +26,7 @@ INPUTS, GATE, TABLES, MODELS, OUTPUTS, COMPUTE = (
     "Output",
     "Computation",
 )
-
-
 PLAIN_SIGNS = str.maketrans({"−": "-", "–": "-", "─": "-", "→": ">", "…": "~"})
-
-
 CORES = os.cpu_count() or 1
 
 
@@ -99,6 +97,13 @@ MaxClassDrop = Annotated[
     typer.Option(
         "--max-class-drop", metavar="POINTS", rich_help_panel=GATE, show_default="2, or the policy's",
         help="Percentage points of recall that a class may lose.",
+    ),
+]  # fmt: skip
+MaxFalsePositiveRise = Annotated[
+    float | None,
+    typer.Option(
+        "--max-false-positive-rise", metavar="POINTS", rich_help_panel=GATE, show_default="not asked, or the policy's",
+        help="Percentage points by which the share of other images that are given a class may rise.",
     ),
 ]  # fmt: skip
 Confidence = Annotated[
@@ -194,6 +199,7 @@ def audit(
     data: Data = None,
     model_code: ModelCode = None,
     max_class_drop: MaxClassDrop = None,
+    max_false_positive_rise: MaxFalsePositiveRise = None,
     confidence: Confidence = None,
     policy: PolicyFile = None,
     label_column: LabelColumn = None,
@@ -222,6 +228,7 @@ def audit(
     targets = _targets(output or [], format_)
     pairs = _candidates(candidate)  # words that do not fit are said before anything heavy is imported
     code, candidate_code = _codes(model_code or [], [name for name, _ in pairs])
+    from tailkeep.auditing.places import check_places
     from tailkeep.auditing.request import AuditRequest
 
     request = AuditRequest(
@@ -231,9 +238,10 @@ def audit(
         train_counts=train_counts, threshold=threshold, mean=_numbers("--mean", mean), std=_numbers("--std", std),
         image_size=_size(image_size), layout=layout.value, resamples=resamples, seed=seed,
         candidate_code=candidate_code, split=split, allow_bad=allow_bad, threads=threads,
+        max_false_positive_rise=max_false_positive_rise,
     )  # fmt: skip
     request.read_policy()  # its faults are told before any model runs
-    _check_places(targets, report)
+    check_places([path for _, path in targets], report, request.inputs())
     raise typer.Exit(_run(request, targets, format_, report, verbose))
 
 
@@ -242,13 +250,16 @@ def _run(
 ) -> int:
     """Audit, write what was asked for, print; return the exit code."""
     from tailkeep.auditing.files import audit_files
+    from tailkeep.auditing.places import written
     from tailkeep.files import write_atomic
 
     result = audit_files(request, _progress if sys.stderr.isatty() else None)
     for form, path in targets:
-        write_atomic(path, _written(result.analysis, form, verbose))
+        with written("--output", path):
+            write_atomic(path, _written(result.analysis, form, verbose))
     if report is not None:
-        page = result.write_report(report)
+        with written("--report", report):
+            page = result.write_report(report)
         typer.echo(f"report: {Path(page).resolve()}", err=True)
     _print(result.analysis, shown, verbose)
     return int(result.exit_code)
@@ -293,30 +304,22 @@ def _print(analysis: AuditAnalysis, form: Format, verbose: bool) -> None:
 def _targets(outputs: list[str], form: Format) -> list[tuple[Format, Path]]:
     """Return the format and path of every --output."""
     found: list[tuple[Format, Path]] = []
+    formats = [member.value for member in Format]
     for output in outputs:
         named, equals, path = output.partition("=")
-        known = equals and named in {member.value for member in Format}
+        known = equals and named in formats
+        if equals and not known and re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", named):
+            close = difflib.get_close_matches(named.lower(), formats, 1)
+            mean = f"; did you mean {close[0]}?" if close else ""
+            raise BadInput(
+                f"--output {output}: {named} is no format{mean} (choices: {', '.join(formats)}; a file of this name is "
+                f"./{output})"
+            )
         target = (Format(named), Path(path)) if known else (form, Path(output))
         if not target[1].name:
             raise BadInput(f"--output {output}: name a file")
-        if target[1] in (path for _, path in found):
-            raise BadInput(f"--output {output}: this file is written already; give each format its own")
         found.append(target)
     return found
-
-
-def _check_places(targets: list[tuple[Format, Path]], report: Path | None) -> None:
-    """Make the folders of the outputs, so that a place that cannot be written is known before any compute."""
-    for option, path, folder in [
-        *(("--output", path, path.parent) for _, path in targets),
-        *([("--report", report, report)] if report is not None else []),
-    ]:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"{option} {path}: its folder cannot be made ({error.strerror})") from error
-        if option == "--output" and path.is_dir():
-            raise BadInput(f"{option} {path}: this is a folder")
 
 
 def _candidates(given: list[str]) -> tuple[tuple[str, tuple[Path, ...]], ...]:
@@ -337,6 +340,8 @@ def _candidates(given: list[str]) -> tuple[tuple[str, tuple[Path, ...]], ...]:
                 order.append(name)
             named.setdefault(name, []).append(Path(path))
         else:
+            if Path(text).is_dir():
+                raise BadInput(f"--candidate {text}: is a folder; name a file of predictions or a model")
             plain.append(Path(text))
             order.append(Path(text))
     stems = [_readable(path.stem) for path in plain] + list(named)

@@ -25,6 +25,8 @@ def assert_keeps_tail(
     (N,), or scores (N, C)), and further options of it. ``cannot_tell`` says what happens where the test set is too
     small to decide: "fail" (the default: what is not shown is not kept), "pass", or "skip" the test.
 
+    The reason of a skip is the decision's sentence.
+
     Raises AssertionError with the audit's text where a class is shown to lose more, BadInput where the input cannot be
     used.
     """
@@ -50,12 +52,13 @@ def assert_keeps_tail(
         return audit
     text = as_text(audit.analysis)
     if found == "cannot tell" and cannot_tell == "skip":
-        _skip(text)
+        lines = text.splitlines()
+        _skip(next((line for line in lines if line.startswith("CANNOT TELL")), lines[0]))
     raise AssertionError("\n" + text)
 
 
 def _skip(text: str) -> None:
-    """Skip the running test, by pytest where it is there, else by unittest."""
+    """Skip the running test for a reason of one line, by pytest where it is there, else by unittest."""
     __tracebackhide__ = True
     try:
         import pytest

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from tailkeep import cli
 from tailkeep.auditing import files
@@ -82,7 +83,7 @@ def test_every_option_reaches_the_request(run: Any, tmp_path: Path) -> None:
         *("--group", "camera", "--scores", "logits", "--class-names", "names.txt", "--train-counts", "counts.csv"),
         *("--threshold", "0.4", "--mean", "0.5,0.4,0.3", "--std", "0.2,0.2,0.2", "--image-size", "32x48"),
         *("--layout", "nhwc", "--resamples", "500", "--seed", "7", "--split", "val", "--allow-bad", "3"),
-        *("--threads", "5", "--model-code", "int8=m.py:small"),
+        *("--threads", "5", "--model-code", "int8=m.py:small", "--max-false-positive-rise", "3"),
     )
     assert ran.code == 1
     assert ran.request == AuditRequest(
@@ -93,6 +94,7 @@ def test_every_option_reaches_the_request(run: Any, tmp_path: Path) -> None:
         class_names=Path("names.txt"), train_counts=Path("counts.csv"), threshold=0.4, mean=(0.5, 0.4, 0.3),
         std=(0.2, 0.2, 0.2), image_size=(32, 48), layout="nhwc", resamples=500, seed=7,
         split="val", allow_bad=3, threads=5, candidate_code=(("int8", "m.py:small"),),
+        max_false_positive_rise=3,
     )  # fmt: skip
     assert [ran.request.code_of(Path(name)) for name in ("d0.csv", "b.onnx")] == ["m.py:make", "m.py:small"]
     policy = ran.request.read_policy()
@@ -127,7 +129,7 @@ def test_all_outputs_come_from_one_run(run: Any, tmp_path: Path, capsys: Any) ->
 
 
 def test_a_format_is_printed_and_written_without_a_name(run: Any, tmp_path: Path, capsys: Any) -> None:
-    run(*FILES, "--format", "json", "--output", "a=b.json")
+    run(*FILES, "--format", "json", "--output", "./a=b.json")
     shown = capsys.readouterr().out
     assert json.loads(shown)["decision"] == "fail"
     assert (tmp_path / "a=b.json").read_text() == shown
@@ -209,8 +211,30 @@ def test_the_shell_example_ends_as_it_says(tmp_path: Path, code: int, mode: str,
     done = subprocess.run(["bash", str(ROOT / "examples/ci/audit.sh"), "--verbose"], env=environment, check=False)
     assert done.returncode == wanted
     given = (tmp_path / "given").read_text()
-    assert "--baseline a b.csv --candidate p=c.csv --max-class-drop 2" in given
+    assert "--baseline a b.csv --candidate p=c.csv --output" in given, (
+        "without a limit of its own it leaves that of a policy alone"
+    )
     assert "--verbose" in given
+
+
+def test_the_examples_pass_a_limit_only_where_one_is_set(tmp_path: Path) -> None:
+    fake = tmp_path / "tailkeep"
+    fake.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/given"\n', encoding="utf-8")
+    fake.chmod(0o755)
+    base = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "BASELINE": "a.csv", "CANDIDATE": "c.csv"}
+    steps = yaml.safe_load((ROOT / "examples/ci/github-actions.yml").read_text(encoding="utf-8"))["jobs"]["audit"][
+        "steps"
+    ]
+    (script,) = [step["run"] for step in steps if step.get("id") == "audit"]
+    commands = (["bash", str(ROOT / "examples/ci/audit.sh")], ["bash", "-c", script])
+    for command in commands:
+        for limits, wanted in (
+            ({"POLICY": "p.yaml", "MAX_CLASS_DROP": ""}, "--policy p.yaml --output"),
+            ({"POLICY": "", "MAX_CLASS_DROP": "3"}, "--candidate c.csv --max-class-drop 3 --output"),
+        ):
+            environment = {**base, **limits, "GITHUB_OUTPUT": os.devnull, "GITHUB_STEP_SUMMARY": os.devnull}
+            subprocess.run(command, env=environment, check=True, cwd=tmp_path, capture_output=True)
+            assert wanted in (tmp_path / "given").read_text()
 
 
 @pytest.mark.parametrize(("lost", "n", "code"), [(0, 2000, 0), (200, 2000, 1), (1, 60, 5)])

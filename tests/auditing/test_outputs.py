@@ -152,7 +152,13 @@ def test_sarif_follows_the_schema(make_analysis: Any, every_kind: Any) -> None:
     jsonschema.Draft7Validator(SARIF_SUBSET).validate(found)
     run = found["runs"][0]
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
-    assert rules == ["tailkeep/class-drop", "tailkeep/class-floor", "tailkeep/group-drop", "tailkeep/group-floor"]
+    assert rules == [
+        "tailkeep/class-drop",
+        "tailkeep/class-floor",
+        "tailkeep/group-drop",
+        "tailkeep/group-floor",
+        "tailkeep/class-false-positives",
+    ]
     got = [(r["ruleId"], r["level"], r["properties"]["name"]) for r in run["results"]]
     assert sorted(got) == [
         ("tailkeep/class-drop", "error", "cat"),

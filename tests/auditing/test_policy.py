@@ -94,7 +94,7 @@ def test_a_policy_written_out_asks_the_same(written: Any) -> None:
         ("max_drop: 0.5", "max_drop: -1", [":3:", "greater than or equal to 0", "-1"]),
         ("max_drop: 0.5", "max_drop: .nan", [":3:", "finite"]),
         ("min_recall: 70", "min_recall: high", [":5:", "valid number", "high"]),
-        ("max_class_drop: 3", "confidence: 1", [":1:", "confidence", "less than 1"]),
+        ("max_class_drop: 3", "confidence: 1", [":1:", "confidence", "less than or equal to 0.9999"]),
         ("max_class_drop: 3", "max_class_drop: 100", [":1:", "less than 100"]),
         ("min_recall: 70", "min_recall: 0", [":5:", "greater than 0"]),
         ('"no"', "no", [":4:", 'put it in quotes: "no"']),

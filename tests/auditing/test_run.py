@@ -138,7 +138,7 @@ def test_files_give_what_arrays_give(answers: tuple[np.ndarray, ...], tmp_path: 
         ({"train_counts": {"0": 5}}, "no count for class '1'"),
         ({"train_counts": [1, 2, 3]}, "expected one number for each of 2 classes"),
         ({"ids": ["x", "x", "y", "z"]}, "stands twice"),
-        ({"max_class_drop": 200}, "--max-class-drop 200"),
+        ({"max_class_drop": 200}, "max_class_drop 200"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(change: dict, words: str) -> None:

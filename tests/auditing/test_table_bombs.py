@@ -106,7 +106,7 @@ def test_text_that_is_no_unicode(tmp_path: Path) -> None:
     np.savez(path, labels=np.array([0x110000, 65], np.uint32).view("<U1"), predictions=[0, 1])
     refused(path, "labels holds what is no text; the file is damaged")
     np.savez(path, labels=np.array([0xD800, 65], np.uint32).view("<U1"), predictions=["A", "A"])
-    refused(path, r"'\\ud800' holds a control character")
+    refused(path, r"'\\ud800' holds a lone surrogate")
 
 
 @pytest.mark.usefixtures("small")

@@ -53,7 +53,7 @@ HEAD = "label,prediction\n"
         (HEAD + "0,cat\n1,dog\n", "row 1 (line 2), column 'prediction': holds names ('cat'), column"),
         (
             HEAD + "0,0\n0,0\n",
-            "column 'label' holds up to 0, so it holds one class only; give the names",
+            "column 'label' holds one class only (0); give the names of all classes with --class-names",
         ),
         (
             HEAD + "7,1\n123456,1\n",

@@ -20,12 +20,15 @@ class CandidateAudit:
 
     classes: class_index class_name group train_count n recall_baseline recall recall_low recall_high change change_low
         change_high n11 n10 n01 n00 changed p_mcnemar p_adjusted worst_bound ece_baseline ece ece_change (multi-label
-        also average_precision_baseline average_precision)
+        also precision_baseline precision negatives false_positives_baseline false_positives p_false_positives, and with
+        scores average_precision_baseline average_precision)
     groups: kind name classes n recall_baseline recall change change_low change_high n11 n10 n01 n00 p_mcnemar
         p_adjusted (``kind`` "frequency" or a group column)
     summary: metric baseline candidate change low high warning (units: ``analysis.summaries.UNITS``)
     flips: row id label baseline candidate kind severity (``kind`` lost, won or other; the worst first)
     seeds: class_name change change_low change_high seeds (t interval over seed pairs), None for one pair
+
+    ``caveat`` is a sentence on what the decision leaves out, ``warnings`` are sentences on what it does not see.
     """
 
     name: str
@@ -35,6 +38,8 @@ class CandidateAudit:
     summary: pd.DataFrame
     flips: pd.DataFrame
     seeds: pd.DataFrame | None
+    caveat: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class PairCounts:
 
     ``joint`` int64 (C, 4): n11 both right, n10 the baseline alone, n01 the candidate alone, n00 neither; ``changed``
     (C,) images of the class that got another answer. ``baseline`` and ``candidate`` are each model's own counts (fp
-    too). ``rows`` is the number of test images, ``rows_changed`` of those with another answer, ``rows_right`` (4,) the
+    too). ``negatives`` int64 (C, 4) is ``joint`` of the rows that are not of the class, where what is not the class is
+    right. ``rows`` is the number of test images, ``rows_changed`` of those with another answer, ``rows_right`` (4,) the
     joint counts of whole rows. Multi-label: a class's images are its positive rows, a row is right if all of it is.
     """
 
@@ -56,6 +57,7 @@ class PairCounts:
     rows: int
     rows_changed: int
     rows_right: Ints
+    negatives: Ints
 
     @property
     def n(self) -> Ints:
@@ -98,7 +100,23 @@ def _count_classes(baseline: Answers, candidate: Answers) -> PairCounts:
         rows=len(labels),
         rows_changed=int(changed.sum()),
         rows_right=joint.sum(axis=0),
+        negatives=_negatives(
+            len(labels) - joint.sum(axis=1),
+            _wrongly(baseline.predicted, labels, classes),
+            _wrongly(candidate.predicted, labels, classes),
+            _wrongly(np.where(baseline.predicted == candidate.predicted, baseline.predicted, labels), labels, classes),
+        ),
     )
+
+
+def _wrongly(predicted: NDArray[Any], labels: NDArray[Any], classes: int) -> Ints:
+    """Count the rows that are given each class and have another."""
+    return _bincount(predicted[predicted != labels], classes)
+
+
+def _negatives(n: Ints, before: Ints, after: Ints, both: Ints) -> Ints:
+    """Return joint counts (C, 4) of ``n`` negatives by the false positives of each model and of both."""
+    return np.stack([n - before - after + both, after - both, before - both, both], axis=1)
 
 
 def _count_labels(baseline: Answers, candidate: Answers) -> PairCounts:
@@ -106,14 +124,17 @@ def _count_labels(baseline: Answers, candidate: Answers) -> PairCounts:
     paired = multilabel.paired_counts(labels, candidate.predicted, baseline.predicted)
     right = [(answers.predicted == labels).all(axis=1) for answers in (baseline, candidate)]
     rows = _bincount(3 - (2 * right[0].astype(np.int64) + right[1]), 4)
+    own = [multilabel.confusion_counts(labels, answers.predicted) for answers in (baseline, candidate)]
+    both = multilabel.confusion_counts(labels, baseline.predicted & candidate.predicted).fp
     return PairCounts(
         joint=np.stack([paired.n11, paired.n10, paired.n01, paired.n00], axis=1),
         changed=paired.changed,
-        baseline=multilabel.confusion_counts(labels, baseline.predicted),
-        candidate=multilabel.confusion_counts(labels, candidate.predicted),
+        baseline=own[0],
+        candidate=own[1],
         rows=len(labels),
         rows_changed=int((baseline.predicted != candidate.predicted).any(axis=1).sum()),
         rows_right=rows,
+        negatives=_negatives(len(labels) - own[0].n, own[0].fp, own[1].fp, both),
     )
 
 

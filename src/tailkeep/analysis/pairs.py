@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from tailkeep.analysis import rates, statistics
 from tailkeep.analysis.bootstrap import RESAMPLES, Draws, bootstrap
 from tailkeep.analysis.bootstrap_rows import bootstrap_rows
+from tailkeep.analysis.negatives import COLUMNS as NEGATIVE_COLUMNS
+from tailkeep.analysis.negatives import negative_table
 from tailkeep.analysis.pair_counts import Answers, PairCounts, count_pair
 from tailkeep.analysis.pair_scores import ScoreFigures, figures_of_scores
 from tailkeep.analysis.slices import FrequencyGroups, frequency_groups, group_table, joint_figures
@@ -70,8 +72,10 @@ def pair_tables(
     two do not belong together.
     """
     classes = len(baseline.class_names)
-    if not 0 < level < 1 or resamples < 1:
-        raise BadInput(f"expected a level between 0 and 1 and resamples >= 1, got {level} and {resamples}")
+    if not 0 < level < 1:
+        raise BadInput(f"level {level}: expected a share between 0 and 1, such as 0.95")
+    if resamples < 1:
+        raise BadInput(f"resamples {resamples}: expected 1 or more")
     if train_counts is not None and len(train_counts) != classes:
         raise BadInput(f"training counts: {len(train_counts)} numbers for {classes} classes")
     counts = count_pair(baseline, candidate)
@@ -84,7 +88,9 @@ def pair_tables(
     else:
         draws = bootstrap(counts.joint, resamples, seed, tail)
     return PairTables(
-        classes=class_table(counts, frequency, scores, baseline.class_names, train_counts, level),
+        classes=class_table(
+            counts, frequency, scores, baseline.class_names, train_counts, level, baseline.task == "multilabel"
+        ),
         groups=group_table(counts, frequency, baseline, candidate, level),
         summary=summary_table(counts, draws, frequency, scores, level),
         counts=counts,
@@ -101,8 +107,11 @@ def class_table(
     class_names: Sequence[str],
     train_counts: Sequence[int] | NDArray[np.int64] | None = None,
     level: float = 0.95,
+    negatives: bool = False,
 ) -> pd.DataFrame:
     """Return a row per class with ``CLASS_COLUMNS`` (multi-label: ``PRECISION_COLUMNS`` too).
+
+    ``negatives`` adds the columns of ``negatives.negative_table``.
 
     The recall's interval is Wilson's, the change's Tango's, p is McNemar's exact one and Holm's over the classes with
     images. ``worst_bound`` is a lower bound of the recall that holds for all classes together: the class where it is
@@ -132,7 +141,8 @@ def class_table(
     shown = CLASS_COLUMNS
     if not all(np.isnan(one.average_precision).all() for one in scores):
         shown = [*CLASS_COLUMNS, *PRECISION_COLUMNS]
-    return pd.DataFrame(columns)[shown]
+    table = pd.DataFrame(columns)[shown]
+    return pd.concat([table, negative_table(counts)[NEGATIVE_COLUMNS]], axis=1) if negatives else table
 
 
 def seed_table(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -24,6 +24,8 @@ EXACT_TO = 20_000
 """Images to which the images needed are searched by exact power; above, the normal approximation is as good."""
 NEAR = 0.01
 """How far a critical value may lie from its place in that search: half a point of power."""
+DOUBLINGS = 60
+"""Steps in which the search for a critical value leaves any value that a statistic takes."""
 LADDER = np.array([*range(1, 100), *(tens * 10**zeros for zeros in range(1, 7) for tens in range(10, 100))])
 """The numbers of images that are told, to 99 million: two digits, for no more is known of the discordance."""
 
@@ -32,7 +34,10 @@ def critical_values(n: ArrayLike, delta: ArrayLike, alpha: float, kept: bool = T
     """Return z (M,), by bisection: a check says "kept" where Z <= z, or for ``kept=False`` "broken" where Z >= z.
 
     So its exact size is at most ``alpha``, and that of a value ``tolerance`` further is not. ``n`` and ``delta`` (M,).
+    Raises ValueError where ``alpha`` is no more than the 1e-11 to which sizes are known, or 1 and above.
     """
+    if not 10 * tails.RESOLUTION < alpha < 1:
+        raise ValueError(f"alpha {alpha}: expected a share above {10 * tails.RESOLUTION:g} and under 1")
     images, loss = np.broadcast_arrays(np.atleast_1d(n), np.atleast_1d(delta))
     side = -1.0 if kept else 1.0
     start = side * float(stats.norm.isf(alpha))
@@ -42,9 +47,13 @@ def critical_values(n: ArrayLike, delta: ArrayLike, alpha: float, kept: bool = T
         above, below = trinomial.maximal_tails(images, loss, z)
         return np.asarray((below if kept else above) <= alpha)
 
-    while not (good := is_allowed(allowed)).all():
+    for _ in range(DOUBLINGS):
+        if (good := is_allowed(allowed)).all():
+            break
         allowed = np.where(good, allowed, 2 * allowed - refused)
-    while (good := is_allowed(refused)).any():
+    for _ in range(DOUBLINGS):
+        if not (good := is_allowed(refused)).any():
+            break
         refused = np.where(good, 2 * refused - allowed, refused)
     while (np.abs(refused - allowed) > tolerance).any():
         middle = (refused + allowed) / 2

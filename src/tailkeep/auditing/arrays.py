@@ -23,13 +23,15 @@ def from_arrays(
     threshold: float = 0.5,
     ids: Any = None,
     groups: Mapping[str, Any] | None = None,
+    classes: int = 0,
 ) -> list[Predictions]:
     """Return the predictions of several models over the same examples and classes.
 
     ``y_true`` (N,) holds class indices or names, or 0 and 1 (N, C) for multi-label. Each of ``answers`` is a name with
     classes as ``y_true`` holds them (N,), or float scores (N, C) with a column a class, in the order of
-    ``class_names``; without names, classes are sorted, as scikit-learn's ``classes_`` are (whole numbers: 0 to the
-    largest, or to the width of the scores). ``ids`` (N,) and each group (N,) are turned into text.
+    ``class_names``; without names, classes are those that occur, sorted, as scikit-learn's ``classes_`` are (beside
+    scores, whole numbers are the scores' columns from 0). ``classes`` is how many there are
+    if the largest that occurs is the last of them. ``ids`` (N,) and each group (N,) are turned into text.
 
     Raises BadInput where shapes, classes or scores do not fit; the text names the model and the first row, from 0.
     """
@@ -40,12 +42,14 @@ def from_arrays(
     labels = _array("y_true", y_true)
     arrays = [(name, _array(name, values)) for name, values in answers]
     multilabel = labels.ndim == 2
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        raise BadInput(f"y_true: shape {labels.shape}; give classes as ({len(labels)},), for example y_true.ravel()")
     if labels.ndim not in (1, 2) or not len(labels):
         raise BadInput(f"y_true: expected classes (N,) or 0 and 1 (N, C), got shape {labels.shape}")
     for name, values in arrays:
         if len(values) != len(labels):
             raise BadInput(f"{name}: {len(values)} rows for {len(labels)} labels in y_true")
-    names, places = _classes(labels, [values for _, values in arrays], class_names)
+    names, places = _classes(labels, [values for _, values in arrays], class_names, classes)
     own_ids = None if ids is None else _texts("ids", ids, len(labels))
     if own_ids is not None and len(np.unique(own_ids)) < len(labels):
         raise BadInput("ids: an id stands twice; ids must be unique")
@@ -68,7 +72,9 @@ def _model(
     if values.shape != (len(common["labels"]), len(common["class_names"])):
         wanted = f"({len(common['labels'])}, {len(common['class_names'])})"
         raise BadInput(
-            f"{name}: shape {values.shape}; expected scores {wanted}" + ("" if multilabel else " or classes")
+            f"{name}: shape {values.shape}; expected scores {wanted}"
+            + ("" if multilabel else f" or classes ({len(values)},)")
+            + ("; a column of classes becomes one by .ravel()" if values.shape[1:] == (1,) and not multilabel else "")
         )
     if multilabel and scores == "auto" and values.dtype.kind in "biu":
         return Predictions(name=name, predicted=_marks(name, values), **common)
@@ -98,8 +104,10 @@ def _array(name: str, values: Any) -> NDArray[Any]:
         whole = np.isfinite(array) & (array == np.floor(np.where(np.isfinite(array), array, 0)))
         if not whole.all():
             row = int(np.argmin(whole))
+            inside = bool(((array >= 0) & (array <= 1)).all())
             raise BadInput(
                 f"{name}: row {row} holds {array[row]}, which is no class; classes are whole numbers or names"
+                + (", and probabilities of two classes are (N, 2): np.column_stack([1 - p, p])" if inside else "")
             )
         array = array.astype(np.int64)
     if array.dtype.kind not in "biufU":
@@ -108,7 +116,7 @@ def _array(name: str, values: Any) -> NDArray[Any]:
 
 
 def _classes(
-    labels: NDArray[Any], answers: Sequence[NDArray[Any]], given: Sequence[Any] | None
+    labels: NDArray[Any], answers: Sequence[NDArray[Any]], given: Sequence[Any] | None, last: int
 ) -> tuple[tuple[str, ...], dict[Any, int]]:
     """Return the classes' names, and the index of each value that stands for a class."""
     width = next((values.shape[1] for values in (labels, *answers) if values.ndim == 2), None)
@@ -123,8 +131,20 @@ def _classes(
     elif text:
         names = tuple(sorted({str(value) for values in columns for value in np.unique(values)}))
     else:
-        largest = max((int(values.max()) for values in columns), default=-1)
-        names = tuple(map(str, range(max(largest + 1, width or 0, 2))))
+        occurring = sorted({int(value) for values in columns for value in np.unique(values)})
+        if occurring and occurring[-1] + 1 == last:
+            occurring = list(range(last))
+        if width is not None:
+            occurring = list(range(max([*(value + 1 for value in occurring), width])))
+        elif len(occurring) == 1 and occurring[0] in (0, 1):
+            occurring = [0, 1]
+        elif len(occurring) == 1:
+            raise BadInput(
+                f"y_true and the predictions hold one class only ({occurring[0]}); give class_names with all classes"
+            )
+        occurring = [value for value in occurring if value >= 0]  # one below 0 is no class, and refused by its row
+        names = tuple(map(str, occurring))
+        return names, {value: index for index, value in enumerate(occurring)}
     if len(names) < 2 or len(set(names)) < len(names):
         raise BadInput(f"class names: expected two or more, all different, got {len(names)}")
     for name in names:
@@ -157,6 +177,8 @@ def _texts(name: str, values: Any, rows: int) -> NDArray[Any]:
     texts = np.array([str(value) for value in np.asarray(values).ravel().tolist()], dtype=np.str_)
     if np.shape(values) != (rows,):
         raise BadInput(f"{name}: shape {np.shape(values)}, expected ({rows},)")
+    for text in np.unique(texts).tolist():
+        check_text(name, text)
     return texts
 
 

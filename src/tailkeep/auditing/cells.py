@@ -139,7 +139,16 @@ def check_bytes(path: Path, wanted: int, what: str) -> None:
 def check_text(where: str, text: str) -> None:
     """Raise BadInput where a name or an id holds what steers a terminal, or the direction of text."""
     if _CONTROL.search(text):
-        raise BadInput(f"{where}: {shown(text)} holds a control character; remove it")
+        raise BadInput(f"{where}: {shown(text)} holds {_what(text)}; remove it")
+
+
+def _what(text: str) -> str:
+    return "a lone surrogate, half of a character" if lone_surrogate(text) else "a control character"
+
+
+def lone_surrogate(text: str) -> bool:
+    """Tell whether a text holds half of a character, which no file or page can be written with."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def shown(value: Any) -> str:
@@ -164,7 +173,7 @@ def text_column(raw: Raw, cells: Cells) -> NDArray[np.str_]:
     texts = plain_texts(cells)
     if _CONTROL.search("".join(texts)):
         code = next(code for code, text in enumerate(texts) if _CONTROL.search(text))
-        raise raw.wrong(cells.first(code), cells.column, f"{shown(texts[code])} holds a control character; remove it")
+        raise raw.wrong(cells.first(code), cells.column, f"{shown(texts[code])} holds {_what(texts[code])}; remove it")
     refuse_missing(raw, cells, texts)
     width = max(map(len, texts), default=1)
     check_bytes(raw.path, 4 * width * len(cells.codes), f"column {cells.column!r} with texts of {width} characters")

@@ -24,7 +24,7 @@ def names_for(raws: Sequence[Raw], options: Options) -> tuple[str, ...]:
     """Return the class names that all the files share: what is given, what a file says, or the union of what occurs.
 
     A file says them by the names of its score columns or by ``class_names``; scores without names give "0", "1", ... as
-    many as they are wide. Whole numbers without names give "0" to the largest that occurs in any of the files. Raises
+    many as they are wide. Whole numbers without names give those that occur in any of the files, in their order. Raises
     BadInput where whole numbers and names are mixed, or where there are fewer than 2 or over ``CLASS_LIMIT`` classes.
     """
     if options.class_names is not None:
@@ -51,13 +51,18 @@ def names_for(raws: Sequence[Raw], options: Options) -> tuple[str, ...]:
             )
     every: set[int | str] = set()
     every.update(*values)
-    count = max(value for value in every if isinstance(value, int)) + 1 if kind is int else len(every)
-    if not 2 <= count <= CLASS_LIMIT:
-        few = "so it holds one class only; give the names of all classes"
+    largest = max(every, key=_order)
+    count = largest + 1 if isinstance(largest, int) else len(every)
+    start = f"{first_raw.path}: column {first.column!r} holds"
+    if count > CLASS_LIMIT:
         many = f"so there would be {count} classes (limit {CLASS_LIMIT}); is it the label column?"
-        value = shown(max(every, key=_order))
-        raise BadInput(f"{first_raw.path}: column {first.column!r} holds up to {value}, {few if count < 2 else many}")
-    return tuple(map(str, range(count))) if kind is int else tuple(sorted(map(str, every), key=_order))
+        raise BadInput(f"{start} up to {shown(largest)}, {many}")
+    if every == {1}:
+        every = {0, 1}  # the one of two classes
+    classes = [value for value in every if isinstance(value, str) or value >= 0]  # one below 0 is refused by its row
+    if len(every) < 2:
+        raise BadInput(f"{start} one class only ({shown(largest)}); give the names of all classes with --class-names")
+    return tuple(sorted(map(str, classes), key=_order))
 
 
 def said_names(raw: Raw, in_words: bool = False) -> tuple[str, ...] | None:

@@ -37,11 +37,13 @@ def audit_files(request: AuditRequest, progress: Progress | None = None) -> Audi
     if request.train_counts is not None:
         counts = read_train_counts(request.train_counts, made[0].class_names)
     baselines, rest = made[: len(request.baselines)], iter(made[len(request.baselines) :])
+    after = [(name, [replace(next(rest), name=name) for _ in baselines]) for name, _ in request.candidates]
+    named = [*baselines, *(one for _, models in after for one in models)]
     pairs: list[tuple[str, list[Pair]]] = [
-        (name, [pair(before, replace(next(rest), name=name)) for before in baselines]) for name, _ in request.candidates
+        (name, [pair(*both) for both in zip(baselines, models, strict=True)]) for name, models in after
     ]
     notes = [] if images is None else list(images.notes)
-    notes += [str(note) for one in made for note in one.source.get("notes", ())]
+    notes += [f"{one.name}: {note}" for one in named for note in one.source.get("notes", ())]
     data = {} if images is None else {"data": {images.source: {"form": images.form, "sha256": images.sha256}}}
     found = answer(
         Question(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailkeep.auditing.cells import lone_surrogate
 from tailkeep.errors import BadInput
 
 TASKS = ("multiclass", "multilabel")
@@ -45,6 +46,9 @@ class Predictions:
         classes = len(self.class_names)
         if classes < 2 or len(set(self.class_names)) != classes:
             raise BadInput(f"{self.name}: expected two or more class names, all different")
+        for name in self.class_names:
+            if lone_surrogate(name):
+                raise BadInput(f"{self.name}: the class name {name!r} holds a lone surrogate, half of a character")
         shape = (self.rows, classes) if self.task == "multilabel" else (self.rows,)
         if self.rows == 0:
             raise BadInput(f"{self.name}: there are no rows")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tailkeep.auditing.policy import Policy, make_policy, read_policy
 from tailkeep.errors import BadInput
@@ -23,7 +24,8 @@ class AuditRequest:
     ``baselines`` are the baseline's files, one a seed; ``candidates`` pairs of a name and its files, in the order of
     the baselines. A file is predictions (CSV, Parquet, NPZ) or a model (.onnx, .safetensors), which needs ``data``;
     weights also need ``model_code``. None leaves a choice to the reader (a column's usual name) or to the
-    policy: ``max_class_drop`` (percentage points) and ``confidence`` replace what a policy file says.
+    policy: ``max_class_drop``, ``max_false_positive_rise`` (percentage points) and ``confidence`` replace what a policy
+    file says.
     ``threshold`` is that of multi-label scores; ``mean``, ``std`` one number a channel, for pixels in 0..1;
     ``image_size`` (height, width); ``split``, ``allow_bad`` (damaged images to skip) and ``threads`` are those of
     models over images. ``candidate_code`` pairs a candidate's name with code of its own.
@@ -56,6 +58,7 @@ class AuditRequest:
     split: str = "test"
     allow_bad: int = 0
     threads: int = 1
+    max_false_positive_rise: float | None = None
 
     def __post_init__(self) -> None:
         """Check what the values say of each other."""
@@ -77,6 +80,22 @@ class AuditRequest:
         """Return the policy that the file and the options make together; raises BadInput with file:line."""
         return make_policy(**self._given()) if self.policy is None else read_policy(self.policy, **self._given())
 
+    def inputs(self) -> list[tuple[str, Path]]:
+        """Return every file and folder that is read, with the option that names it."""
+        codes = (self.model_code, *(code for _, code in self.candidate_code))
+        named = [
+            ("--data", self.data),
+            ("--policy", self.policy),
+            ("--class-names", self.class_names),
+            ("--train-counts", self.train_counts),
+            *(("--model-code", Path(code.rpartition(":")[0])) for code in codes if code),
+        ]
+        return [
+            *(("--baseline", path) for path in self.baselines),
+            *(("--candidate", path) for _, files in self.candidates for path in files),
+            *((option, path) for option, path in named if path is not None),
+        ]
+
     def code_of(self, path: Path) -> str | None:
         """Return the code that makes the network of a file: its candidate's own, else that of all."""
         own = dict(self.candidate_code)
@@ -85,8 +104,12 @@ class AuditRequest:
                 return own[name]
         return self.model_code
 
-    def _given(self) -> dict[str, float]:
-        given = {"max_class_drop": self.max_class_drop, "confidence": self.confidence}
+    def _given(self) -> dict[str, Any]:
+        given = {
+            "max_class_drop": self.max_class_drop,
+            "confidence": self.confidence,
+            "max_false_positive_rise": self.max_false_positive_rise,
+        }
         return {key: value for key, value in given.items() if value is not None}
 
     def _check_files(self) -> None:

@@ -16,15 +16,18 @@ from tailkeep import __version__
 from tailkeep.analysis.audit import AuditAnalysis, CandidateAudit
 from tailkeep.analysis.bootstrap import RESAMPLES
 from tailkeep.analysis.gate import Check, CheckResult, Gate, gate
+from tailkeep.analysis.negatives import false_positive_warning
 from tailkeep.analysis.pair_scores import ScoreFigures, figures_of_scores
 from tailkeep.analysis.pairs import PairTables, pair_tables, seed_table
 from tailkeep.analysis.slices import FREQUENCY
-from tailkeep.auditing import study_frame
+from tailkeep.auditing import remarks, study_frame
 from tailkeep.auditing.arrays import from_arrays
+from tailkeep.auditing.cells import check_text
 from tailkeep.auditing.counts import as_counts
 from tailkeep.auditing.flips import flips
 from tailkeep.auditing.policy import Counts, Policy, checks, make_policy, read_policy
 from tailkeep.auditing.predictions import Predictions
+from tailkeep.auditing.request import MOST_RESAMPLES
 from tailkeep.auditing.result import Audit
 from tailkeep.errors import BadInput
 
@@ -55,6 +58,7 @@ def audit(
     train_counts: Mapping[Any, int] | Sequence[int] | None = None,
     groups: Mapping[str, Any] | None = None,
     max_class_drop: float = 2.0,
+    max_false_positive_rise: float | None = None,
     confidence: float = 0.95,
     policy: Policy | str | Path | None = None,
     scores: str = "auto",
@@ -70,14 +74,15 @@ def audit(
     answers (N,) of the same kind, or scores (N, C), logits or probabilities. Several candidates are a mapping from
     names to answers. Several seeds are lists of arrays, compared in pairs. ``train_counts`` are training images by
     class, in order or by name: with them there are many, medium and few groups. ``groups`` maps the name of a slice
-    column to a value an example. ``max_class_drop`` is in percentage points; a ``policy`` (an object or a YAML file)
-    brings limits by class and group, and replaces it and ``confidence``.
+    column to a value an example. ``max_class_drop`` is in percentage points of recall, ``max_false_positive_rise``
+    (None: not asked) in percentage points of the images that are not of a class; a ``policy`` (an object or a YAML
+    file) brings limits by class and group, and replaces them and ``confidence``. ``n_boot`` is the number of bootstrap
+    resamples.
 
     Returns an ``Audit``. Raises BadInput where the input cannot be used.
     """
     named = candidate if isinstance(candidate, Mapping) else {"candidate": candidate}
-    if not named:
-        raise BadInput("candidate: there is none")
+    _check_arguments(named, n_boot, seed)
     before = _seeds(baseline)
     after = {str(key): _seeds(value) for key, value in named.items()}
     for key, models in after.items():
@@ -85,25 +90,42 @@ def audit(
             raise BadInput(f"{key}: {len(models)} seeds for {len(before)} of the baseline; seeds are compared in pairs")
     answers = [("baseline", values) for values in before] + [(k, values) for k, v in after.items() for values in v]
     made = from_arrays(
-        y_true, answers, class_names=class_names, scores=scores, threshold=threshold, ids=ids, groups=groups
-    )
+        y_true, answers, class_names=class_names, scores=scores, threshold=threshold, ids=ids, groups=groups,
+        classes=0 if train_counts is None or isinstance(train_counts, Mapping) else len(train_counts),
+    )  # fmt: skip
     rest = iter(made[len(before) :])
     pairs = [(key, [(first, next(rest)) for first in made[: len(before)]]) for key in after]
     if policy is None:
-        policy = make_policy(max_class_drop=max_class_drop, confidence=confidence)
+        policy = make_policy(
+            max_class_drop=max_class_drop, confidence=confidence, max_false_positive_rise=max_false_positive_rise,
+            python=True,
+        )  # fmt: skip
     elif not isinstance(policy, Policy):
         policy = read_policy(Path(policy))
     counts = as_counts(train_counts, made[0].class_names)
     return answer(Question(name, pairs, policy, counts, n_boot, seed))
 
 
+def _check_arguments(named: Mapping[Any, Any], n_boot: int, seed: int) -> None:
+    """Refuse what has no meaning, before anything is read."""
+    if not named:
+        raise BadInput("candidate: there is none")
+    for key in named:
+        check_text("candidate: the name", str(key))
+    if not 1 <= n_boot <= MOST_RESAMPLES:
+        raise BadInput(f"n_boot {n_boot}: expected 1 to {MOST_RESAMPLES:,} resamples")
+    if seed < 0:
+        raise BadInput(f"seed {seed}: expected 0 or more")
+
+
 def answer(question: Question) -> Audit:
     """Return what the pairs of a question show."""
-    found, frames, notes = [], [], list(question.notes)
+    found, frames = [], []
+    said: list[tuple[str, list[str]]] = []
     figures: dict[int, ScoreFigures] = {}  # a baseline's, worked out once for all candidates
     first: PairTables | None = None
     for name, pairs in question.candidates:
-        tables = []
+        tables, own_notes = [], remarks.of_pairs(pairs)
         for number, (before, after) in enumerate(pairs):
             if id(before) not in figures:
                 figures[id(before)] = figures_of_scores(before)
@@ -119,15 +141,16 @@ def answer(question: Question) -> Audit:
                     made.scores,
                 )
             )  # fmt: skip
-            notes += made.notes
+            own_notes += made.notes if len(pairs) == 1 else [f"pair {number + 1}: {note}" for note in made.notes]
         first = first or tables[0]
-        one, said = _candidate(name, pairs, tables, question)
+        one, more = _candidate(name, pairs, tables, question)
         found.append(one)
-        notes += said
+        said.append((name, [*one.warnings, *own_notes, *more]))
     assert first is not None
     before = question.candidates[0][1][0][0]
     table = pd.concat(frames, ignore_index=True).drop_duplicates(ignore_index=True)
-    notes = list(dict.fromkeys(notes))
+    general = [*question.policy.notes, *question.notes, *remarks.of_classes(before.class_names)]
+    notes = list(dict.fromkeys([*general, *remarks.told_apart(said)]))
     provenance = _provenance(question, table)
     analysis = AuditAnalysis(
         name=question.name,
@@ -158,7 +181,7 @@ def _candidate(
     notes = []
     if len(pairs) > 1:
         notes.append(
-            f"{name}: {len(pairs)} pairs of seeds, each put to the gate; the tables show the one that comes off worst, "
+            f"{len(pairs)} pairs of seeds, each put to the gate; the tables show the one that comes off worst, "
             f"number {worst + 1} ({pairs[worst][1].name}); flipped images are those whose most frequent answer differs"
         )
     made = tables[worst]
@@ -171,8 +194,23 @@ def _candidate(
         summary=made.summary,
         flips=flips(befores, afters, question.train_counts),
         seeds=seed_table([each.classes for each in tables]) if len(pairs) > 1 else None,
+        caveat=remarks.caveat(befores[0], asked[worst]),
+        warnings=_warnings(befores[0], tables, question.policy),
     )
     return one, notes
+
+
+def _warnings(before: Predictions, tables: Sequence[PairTables], policy: Policy) -> tuple[str, ...]:
+    """Return what the gate on recall does not see, of every pair of seeds."""
+    found = [
+        false_positive_warning(
+            made.counts, before.class_names, before.task == "multilabel", policy.max_class_drop,
+            round(1 - policy.confidence, 12),
+        )
+        for made in tables
+    ]  # fmt: skip
+    several = len(tables) > 1
+    return tuple(f"pair {i + 1}: {one}" if several else one for i, one in enumerate(found) if one is not None)
 
 
 def _badness(results: Sequence[CheckResult]) -> tuple[int, float]:
@@ -183,14 +221,16 @@ def _checks(policy: Policy, made: PairTables) -> list[Check]:
     """Return the gate's questions; a group is called by its name, a slice "column=value"."""
     joint = made.counts.joint
     classes = Counts(
-        tuple(made.classes["class_name"]), made.counts.n, joint[:, 1], joint[:, 2], joint[:, 0] + joint[:, 2]
-    )
+        tuple(made.classes["class_name"]), made.counts.n, joint[:, 1], joint[:, 2], joint[:, 0] + joint[:, 2],
+        made.counts.negatives,
+    )  # fmt: skip
     rows = made.groups
     named = tuple(
         name if kind == FREQUENCY else f"{kind}={name}" for kind, name in zip(rows["kind"], rows["name"], strict=True)
     )
     n, n11, n10, n01 = (rows[column].to_numpy(dtype=np.int64) for column in ("n", "n11", "n10", "n01"))
-    return checks(policy, classes, Counts(named, n, n10, n01, n11 + n01))
+    counted = bool(made.classes["train_count"].notna().any())
+    return checks(policy, classes, Counts(named, n, n10, n01, n11 + n01), counted)
 
 
 def _provenance(question: Question, table: pd.DataFrame) -> dict[str, Any]:

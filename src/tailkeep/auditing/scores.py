@@ -15,7 +15,7 @@ SUM_SLACK = 1e-3
 RANGE_SLACK = 1e-6
 """How far a probability may lie outside 0 to 1: what float32 leaves. It is then cut off."""
 
-_WHICH = "say which they are: scores = logits or probabilities"
+_WHICH = "say which they are: --scores logits or --scores probabilities (in Python scores=...)"
 
 
 def tell_scores(raw: Raw, scores: Matrix, options: Options) -> tuple[NDArray[np.floating], str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tailkeep.analysis.gate import PAIRED
 from tailkeep.report import words
 from tailkeep.report.audit_view import DECISIONS, AuditView
 from tailkeep.report.verdicts import UNIT
@@ -41,7 +42,7 @@ def _nearness(result: CheckResult) -> float:
     if not words.known(result.estimate):
         return -9.0
     beyond = float(result.estimate - result.check.limit)
-    return beyond if result.check.kind == "drop" else -beyond
+    return beyond if result.check.kind in PAIRED else -beyond
 
 
 def percent(confidence: float) -> str:
@@ -69,8 +70,9 @@ def of_unit(result: CheckResult) -> str:
 
 def change_words(result: CheckResult) -> str:
     """Write what a check found: ``−7.3 pp``, or the recall against its floor."""
-    if result.check.kind == "drop":
-        return f"{words.number(-100 * result.estimate, sign=True)} pp"
+    if result.check.kind in PAIRED:
+        sign = -100 if result.check.kind == "drop" else 100
+        return f"{words.number(sign * result.estimate, sign=True)} pp"
     return f"{words.number(100 * result.estimate)} %"
 
 
@@ -81,6 +83,8 @@ def loss_words(result: CheckResult) -> str:
         return f"{name} has no test image"
     if result.check.kind == "recall":
         return f"{name} is at {words.number(value)} %, its floor {100 * result.check.limit:g} %"
+    if result.check.kind == "rise":
+        return f"{name}: false positives {'rise' if value > 0 else 'fall'} by {words.number(abs(value))} pp"
     verb = "loses" if value > 0 else "gains" if value < 0 else "keeps its recall:"
     return f"{name} {verb} {words.number(abs(value))} pp"
 
@@ -157,6 +161,8 @@ def needs(gate: Gate, images: str = "test images") -> list[str]:
     """Say, for what cannot be told, how many test images of it would tell, the fewest first; then what stands too
     near to its limit, and what no number of images settles. ``images`` is what they are called."""
     unsure = told(gate, "cannot tell")
+    beyond = [r for r in unsure if r.outlook in ("over the limit", "loses")]
+    unsure = [r for r in unsure if r not in beyond]
     more = [r for r in unsure if r.images_needed is not None and r.images_needed > r.check.n]
     near = [r for r in unsure if r.images_needed is not None and r.images_needed <= r.check.n]
     never = [r for r in unsure if r.images_needed is None]
@@ -169,6 +175,11 @@ def needs(gate: Gate, images: str = "test images") -> list[str]:
     if near:
         found.append(
             f"{listed(names_of(near), 3)}: images enough if nothing was lost, so the loss is likely near the limit"
+        )
+    if beyond:
+        found.append(
+            f"{listed([loss_words(r) for r in beyond], 3)}, about the limit or more as it seems: more images would "
+            "sooner show a fail"
         )
     if never:
         found.append(f"{listed(names_of(never), 3)}: no number of images that could be named")
@@ -225,12 +236,18 @@ def _card(candidate: CandidateAudit, number: int, images: str) -> dict[str, Any]
         "sign": sign,
         "big": change_words(first) if first and words.known(first.estimate) else "",
         "big_of": _big_of(first, gate) if first else "",
-        "sentence": UNIT.sub(words.NO_BREAK, sentence(gate)),
+        "sentence": UNIT.sub(words.NO_BREAK, _whole(candidate)),
         "needs": needs(gate, images),
         "strip": _strip(counts),
         "counts": [f"{words.number(counts[d], 0)} {d}" for d in DECISIONS if counts[d]],
         "asked": f"{_asked(gate)}, {percent(gate.confidence)} confidence" if gate.results else "",
     }
+
+
+def _whole(candidate: CandidateAudit) -> str:
+    """Say the verdict, what it leaves out, and what it does not see."""
+    warned = [f"Warning: {warning}." for warning in candidate.warnings]
+    return " ".join(part for part in (sentence(candidate.gate), candidate.caveat, *warned) if part)
 
 
 def _asked(gate: Gate) -> str:
@@ -239,7 +256,7 @@ def _asked(gate: Gate) -> str:
     if len(asked) > 1:
         return f"{len(asked)} different limits"
     kind, limit = asked.pop()
-    return f"limit {limit:g} pp" if kind == "drop" else f"floor {limit:g} %"
+    return f"floor {limit:g} %" if kind == "recall" else f"limit {limit:g} pp"
 
 
 def _big_of(result: CheckResult, gate: Gate) -> str:
@@ -247,7 +264,8 @@ def _big_of(result: CheckResult, gate: Gate) -> str:
     ends = sorted((sign * result.low, sign * result.high)) if words.known(result.low) else [None, None]
     spread = words.interval(*ends).replace(" ", words.NO_BREAK)
     level = percent(gate.confidence).replace(" ", words.NO_BREAK)
-    what = "change of the recall" if result.check.kind == "drop" else "recall"
+    changes = {"drop": "change of the recall", "rise": "change of the false positives", "recall": "recall"}
+    what = changes[result.check.kind]
     return f"{what} of {of_unit(result)}" + (f", {level}{words.NO_BREAK}{spread}" if spread else "")
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from tailkeep.report import words
 from tailkeep.report.audit_gate import VERDICTS, percent, told, verdict
 from tailkeep.report.audit_view import DECISIONS, AuditView
+from tailkeep.report.audit_words import p_value
 from tailkeep.report.tables import Cell, Column, Row, Table, figure, made, order, records, text
 
 if TYPE_CHECKING:
@@ -116,23 +117,25 @@ def gate_sheet(view: AuditView) -> Table | None:
     rows: list[Row] = []
     for each in view.candidates:
         for result in each.gate.results:
-            drop, sign = result.check.kind == "drop", -100 if result.check.kind == "drop" else 100
+            drop, sign = result.check.kind != "recall", -100 if result.check.kind == "drop" else 100
+            much = f"{100 * result.check.limit:g}"
+            asks = {"drop": f"loses at most {much} pp", "rise": f"false positives rise by at most {much} pp"}
+            open_ = result.outlook in (None, "near the limit", "more images")
             ends = sorted((sign * result.low, sign * result.high)) if words.known(result.low) else [None, None]
             rows.append(
                 {
                     **{"candidate_name": each.name, "method": each.name, "what": result.check.unit},
                     **{"name": result.check.name, "n": result.check.n, "decision": result.decision},
-                    "asked": f"loses at most {100 * result.check.limit:g} pp"
-                    if drop
-                    else f"recall of at least {100 * result.check.limit:g} %",
+                    "asked": asks.get(result.check.kind, f"recall of at least {much} %"),
                     "found": sign * result.estimate,
                     **{"found_low": ends[0], "found_high": ends[1], "drop": drop},
                     "p_broken": result.p_broken_adjusted,
-                    **{"p_kept": result.p_kept, "needed": result.images_needed},
+                    **{"p_kept": result.p_kept, "needed": result.images_needed if open_ else None},
                 }
             )
     if not rows:
         return None
+    alpha = 1 - view.candidates[0].gate.confidence
     wanted = [row for row in rows if row["decision"] != "kept"] if len(rows) > MOST_ROWS else rows
     columns = [
         *who(view),
@@ -143,18 +146,20 @@ def gate_sheet(view: AuditView) -> Table | None:
         Column("Decision", decision_cell, number=False),
         Column("Found (pp)", _found),
         figure(f"Test {view.images}", "n", 0),
-        Column("p, broken (Holm)", lambda row: Cell(words.p_value(row["p_broken"]), order=order(row["p_broken"]))),
-        Column("p, kept", lambda row: Cell(words.p_value(row["p_kept"]), order=order(row["p_kept"]))),
+        Column("p, broken (Holm)", lambda row: Cell(p_value(row["p_broken"], alpha), order=order(row["p_broken"]))),
+        Column("p, kept", lambda row: Cell(p_value(row["p_kept"], alpha), order=order(row["p_kept"]))),
         figure("Images to tell", "needed", 0),
     ]
     level = percent(view.candidates[0].gate.confidence)
     left = len(rows) - len(wanted)
     more = f" {words.number(left, 0)} checks that are kept are in gate.csv alone." if left else ""
     caption = (
-        f"Change of recall, or the recall where that was asked, with its two-sided {level} interval. Broken: shown at "
-        f"{level} confidence, Holm's correction over all checks. Kept: shown at the same confidence, each by itself, "
-        "since a pass needs all of them. Images to tell: about how many test images of the class would settle it, with "
-        f"a power of 80 %, if the candidate loses nothing.{more}"
+        "Change of recall or of false positives, or the recall where that was asked, with its two-sided "
+        f"{level} interval. Broken: shown at {level} confidence, Holm's correction over all checks. Kept: shown at the "
+        "same confidence, each by itself, since a pass needs all of them. Images to tell: about how many test images "
+        "of the class would settle it, with a power of 80 %, if the candidate loses nothing (of a floor: if the recall "
+        "is what was seen); none where what "
+        f"was seen already speaks against that.{more}"
     )
     return made("gate", caption, columns, wanted)
 
@@ -178,7 +183,7 @@ def gate_frame(view: AuditView) -> pd.DataFrame:
             **{"n": r.check.n, "n10": r.check.n10, "n01": r.check.n01, "limit": r.check.limit},
             **{"estimate": r.estimate, "low": r.low, "high": r.high, "p_broken": r.p_broken},
             **{"p_broken_adjusted": r.p_broken_adjusted, "p_kept": r.p_kept, "decision": r.decision},
-            **{"exact": r.exact, "images_needed": r.images_needed},
+            **{"exact": r.exact, "images_needed": r.images_needed, "outlook": r.outlook},
         }
         for each in view.candidates
         for r in each.gate.results

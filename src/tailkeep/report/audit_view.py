@@ -58,6 +58,8 @@ def _clean_candidate(candidate: CandidateAudit) -> CandidateAudit:
         replace(each, check=replace(each.check, name=printable(each.check.name))) for each in candidate.gate.results
     )
     gate = replace(candidate.gate, results=results)
+    changes["caveat"] = printable(candidate.caveat)
+    changes["warnings"] = tuple(printable(warning) for warning in candidate.warnings)
     return replace(candidate, name=printable(candidate.name), gate=gate, **changes)
 
 
@@ -157,11 +159,14 @@ def unique_labels(frame: pd.DataFrame) -> list[str]:
 
 
 def judged(gate: Gate, unit: str) -> dict[str, CheckResult]:
-    """Return, by the name of a class or group, the check that weighs most: a broken one before one that cannot tell."""
+    """Return, by the name of a class or group, the check that weighs most: a broken one before one that cannot tell.
+
+    Those on false positives are left out: they are shown beside no recall.
+    """
     weight = list(DECISIONS)
     found: dict[str, CheckResult] = {}
     for each in gate.results:
-        if each.check.unit != unit:
+        if each.check.unit != unit or each.check.kind == "rise":
             continue
         old = found.get(each.check.name)
         if old is None or weight.index(each.decision) < weight.index(old.decision):

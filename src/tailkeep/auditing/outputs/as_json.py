@@ -45,6 +45,8 @@ def _gate(gate: Gate) -> dict[str, Any]:
         {
             **_plain(result.check),
             **{key: value for key, value in _plain(result).items() if key != "check"},
+            "images_needed_if": result.needed_if,
+            "outlook": result.outlook,
             "sentence": of_check(result, gate.confidence),
         }
         for result in gate.results

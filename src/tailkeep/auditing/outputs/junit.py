@@ -25,6 +25,8 @@ def as_junit(analysis: AuditAnalysis) -> str:
             ("baseline", printable(analysis.baseline)),
             ("decision", candidate.gate.decision),
             ("confidence", f"{candidate.gate.confidence:g}"),
+            *((("caveat", printable(candidate.caveat)),) if candidate.caveat else ()),
+            *(("warning", printable(warning)) for warning in candidate.warnings),
         ):
             ElementTree.SubElement(properties, "property", {"name": name, "value": value})
         for result in candidate.gate.results:
@@ -57,5 +59,7 @@ def _case(suite: ElementTree.Element, candidate: CandidateAudit, result: CheckRe
 
 
 def _title(check: Check) -> str:
-    asked = f"loses at most {limit(check.limit)} pp" if check.kind == "drop" else f"recall {limit(check.limit)} %"
+    much = limit(check.limit)
+    asks = {"drop": f"loses at most {much} pp", "rise": f"false positives rise by at most {much} pp"}
+    asked = asks.get(check.kind, f"recall {much} %")
     return f"{check.unit} {printable(check.name)}: {asked}"

@@ -11,6 +11,7 @@ from tailkeep.analysis.audit import CandidateAudit
 from tailkeep.analysis.gate import CheckResult, Gate
 from tailkeep.analysis.slices import FREQUENCY
 
+BROKEN = {"drop": "loses more", "rise": "more false positives", "recall": "below floor"}
 _ORDER = {"broken": 0, "cannot tell": 1, "kept": 2}
 
 
@@ -58,10 +59,11 @@ def group_results(gate: Gate, kind: str, name: str) -> tuple[CheckResult, ...]:
 
 
 def word(results: Sequence[CheckResult]) -> str:
-    """Return what the checks of one unit found together: "loses more", "below floor", "cannot tell", "kept"."""
+    """Return what the checks of one unit found together: "loses more", "more false positives", "below floor",
+    "cannot tell", "kept"."""
     broken = [r.check.kind for r in results if r.decision == "broken"]
     if broken:
-        return ", ".join("loses more" if kind == "drop" else "below floor" for kind in broken)
+        return ", ".join(BROKEN[kind] for kind in broken)
     if any(r.decision == "cannot tell" for r in results):
         return "cannot tell"
     return "kept" if results else "not checked"

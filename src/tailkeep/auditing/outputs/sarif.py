@@ -19,6 +19,7 @@ from tailkeep.auditing.outputs.sentences import by_decision, exit_code, of_check
 from tailkeep.report.words import printable
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+KINDS = {"drop": "drop", "rise": "false-positives", "recall": "floor"}
 LEVELS = {"broken": "error", "cannot tell": "warning"}
 _HELP = (
     "The candidate was compared with its baseline on the same test images. Compress less, or retrain so that this "
@@ -28,11 +29,11 @@ _HELP = (
 
 
 def _rule(unit: str, plural: str, kind: str) -> dict[str, Any]:
-    asks = (
-        f"A {unit} loses more recall than is allowed"
-        if kind == "drop"
-        else f"The recall of a {unit} lies below its floor"
-    )
+    asks = {
+        "drop": f"A {unit} loses more recall than is allowed",
+        "rise": f"A {unit} is wrongly given to more images than is allowed",
+        "recall": f"The recall of a {unit} lies below its floor",
+    }[kind]
     why = (
         "Compression that leaves the accuracy as it is can take the recall of a rare class. "
         f"{asks}: shown by a one-sided test at the audit's confidence, corrected for the number of checks (Holm)."
@@ -40,7 +41,7 @@ def _rule(unit: str, plural: str, kind: str) -> dict[str, Any]:
     help_ = _HELP.format(unit=unit, plural=plural)
     return {
         "id": _rule_id(unit, kind),
-        "name": f"{unit.capitalize()}{'Drop' if kind == 'drop' else 'Floor'}",
+        "name": f"{unit.capitalize()}{KINDS[kind].title().replace('-', '')}",
         "shortDescription": {"text": f"{asks}."},
         "fullDescription": {"text": why},
         "help": {"text": help_, "markdown": help_},
@@ -50,13 +51,16 @@ def _rule(unit: str, plural: str, kind: str) -> dict[str, Any]:
 
 
 def _rule_id(unit: str, kind: str) -> str:
-    return f"tailkeep/{unit}-{'drop' if kind == 'drop' else 'floor'}"
+    return f"tailkeep/{unit}-{KINDS[kind]}"
 
 
 RULES = [
-    _rule(unit, plural, kind)
-    for unit, plural in (("class", "classes"), ("group", "groups"))
-    for kind in ("drop", "recall")
+    *(
+        _rule(unit, plural, kind)
+        for unit, plural in (("class", "classes"), ("group", "groups"))
+        for kind in ("drop", "recall")
+    ),
+    _rule("class", "classes", "rise"),
 ]
 _INDEX = {rule["id"]: index for index, rule in enumerate(RULES)}
 
@@ -71,11 +75,22 @@ def as_sarif(analysis: AuditAnalysis) -> str:
     ]
     run = {
         "tool": {"driver": {"name": "tailkeep", "semanticVersion": __version__, "rules": RULES}},
-        "invocations": [{"executionSuccessful": True, "exitCode": exit_code(analysis)}],
+        "invocations": [_invocation(analysis)],
         "columnKind": "unicodeCodePoints",
         "results": results,
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1, allow_nan=False) + "\n"
+
+
+def _invocation(analysis: AuditAnalysis) -> dict[str, Any]:
+    """Return what was run, with what its decision does not see (section 3.20.21)."""
+    said = [
+        {"level": "warning", "message": {"text": _escape(printable(f"{candidate.name}: {warning}"))}}
+        for candidate in analysis.candidates
+        for warning in (*candidate.warnings, *([candidate.caveat] if candidate.caveat else []))
+    ]
+    found: dict[str, Any] = {"executionSuccessful": True, "exitCode": exit_code(analysis)}
+    return {**found, "toolExecutionNotifications": said} if said else found
 
 
 def _result(analysis: AuditAnalysis, candidate: CandidateAudit, result: CheckResult) -> dict[str, Any]:

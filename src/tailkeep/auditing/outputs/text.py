@@ -14,17 +14,26 @@ from rich.text import Text
 
 from tailkeep.analysis.audit import AuditAnalysis, CandidateAudit
 from tailkeep.analysis.gate import Gate
+from tailkeep.analysis.slices import FREQUENCY
 from tailkeep.analysis.summaries import UNITS
 from tailkeep.auditing.outputs import ranking
-from tailkeep.auditing.outputs.sentences import by_decision, limit, need, of_check, quoted, shown, verdict
-from tailkeep.report.words import number, p_value, printable, with_interval
+from tailkeep.auditing.outputs.sentences import asked, by_decision, limit, need, of_check, shown, verdict
+from tailkeep.report.audit_words import p_value
+from tailkeep.report.words import number, printable, sentence, with_interval
 
 SHOWN_CLASSES = 10
 SHOWN_FLIPS = 10
+PRECISIONS = {"precision": "precision", "AP": "average_precision"}
 LOG_WIDTH = 200
 COLOURS = {"fail": "bold red", "pass": "bold green", "cannot tell": "bold yellow"}
-CELL_COLOURS = {"loses more": "red", "below floor": "red", "kept": "green", "cannot tell": "yellow"}
-HEADLINES = ("accuracy", "balanced_accuracy", "worst_class_recall", "tail_share", "churn")
+CELL_COLOURS = {
+    "loses more": "red",
+    "more false positives": "red",
+    "below floor": "red",
+    "kept": "green",
+    "cannot tell": "yellow",
+}
+HEADLINES = ("accuracy", "balanced_accuracy", "worst_class_recall", "average_precision", "tail_share", "churn")
 
 
 def as_text(analysis: AuditAnalysis, *, verbose: bool = False, colour: bool = False, width: int | None = None) -> str:
@@ -43,16 +52,21 @@ def as_text(analysis: AuditAnalysis, *, verbose: bool = False, colour: bool = Fa
         legacy_windows=False,
     )
     for candidate in analysis.candidates:
-        sentence = verdict(candidate, analysis.baseline)
-        _say(console, Text(sentence, style=COLOURS[candidate.gate.decision]), width)
+        said = verdict(candidate, analysis.baseline)
+        _say(console, Text(said, style=COLOURS[candidate.gate.decision]), width)
+        for warning in candidate.warnings:
+            who = f"{shown(candidate.name)}: " if len(analysis.candidates) > 1 else ""
+            _say(console, Text(f"WARNING: {who}{printable(warning)}", style="bold yellow"), width)
     for candidate in analysis.candidates:
         if len(analysis.candidates) > 1:
             _say(console, Text(f"\n{shown(candidate.name)} against {shown(analysis.baseline)}", style="bold"), width)
-        for part in _parts(candidate, verbose):
+        for part in _parts(candidate, analysis.group_rule, verbose):
             _say(console, part, width)
-    if analysis.notes:
+    above = {f"{start}{w}" for one in analysis.candidates for w in one.warnings for start in ("", f"{one.name}: ")}
+    notes = [note for note in dict.fromkeys(analysis.notes) if note not in above]
+    if notes:
         _say(console, Text(), width)
-    for note in dict.fromkeys(analysis.notes):
+    for note in notes:
         _say(console, Text(f"note: {printable(note)}", style="dim"), width)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(lines if colour else [line.rstrip() for line in lines]) + "\n"
@@ -62,9 +76,9 @@ def _say(console: Console, part: RenderableType, width: int | None) -> None:
     console.print(part, soft_wrap=width is None and not isinstance(part, Table))
 
 
-def _parts(candidate: CandidateAudit, verbose: bool) -> Iterable[RenderableType]:
+def _parts(candidate: CandidateAudit, group_rule: str, verbose: bool) -> Iterable[RenderableType]:
     yield from _classes(candidate, verbose)
-    yield from _groups(candidate)
+    yield from _groups(candidate, group_rule)
     yield from _other_checks(candidate, verbose)
     yield from _summary(candidate, verbose)
     yield from _seeds(candidate, verbose)
@@ -90,9 +104,11 @@ def _classes(candidate: CandidateAudit, verbose: bool) -> Iterable[RenderableTyp
     ranked = ranking.classes_by_weight(candidate)
     rows = ranked if verbose else ranked[:SHOWN_CLASSES]
     counts = candidate.classes["train_count"].notna().any()
+    pairs = {head: key for head, key in PRECISIONS.items() if key in candidate.classes}
     figures = [
-        *(["train"] if counts else []), "test", "recall", "change", "p more", "p less", "decision",
+        *(["train"] if counts else []), "test", "recall", "change", *pairs, "p more", "p less", "decision",
     ]  # fmt: skip
+    alpha = 1 - gate.confidence
     yield _title("Classes (images; recall in %; change in percentage points)")
     table = _table(["class"], figures)
     for row in rows:
@@ -105,8 +121,9 @@ def _classes(candidate: CandidateAudit, verbose: bool) -> Iterable[RenderableTyp
             f"{int(facts['n']):,}",
             _before_after(facts["recall_baseline"], facts["recall"]),
             with_interval(facts["change"], facts["change_low"], facts["change_high"], sign=True),
-            p_value(row.p_more),
-            p_value(row.p_less),
+            *(_before_after(facts[f"{key}_baseline"], facts[key]) for key in pairs.values()),
+            p_value(row.p_more, alpha),
+            p_value(row.p_less, alpha),
             Text(word, style=CELL_COLOURS.get(word.split(",")[0], "")),
         )
     yield table
@@ -129,7 +146,7 @@ def _before_after(before: Any, after: Any) -> str:
     return f"{number(before)} → {number(after)}"
 
 
-def _groups(candidate: CandidateAudit) -> Iterable[RenderableType]:
+def _groups(candidate: CandidateAudit, rule: str) -> Iterable[RenderableType]:
     if candidate.groups.empty:
         return
     yield _title("Who pays")
@@ -143,20 +160,23 @@ def _groups(candidate: CandidateAudit) -> Iterable[RenderableType]:
             number(facts["n"], 0),
             _before_after(facts["recall_baseline"], facts["recall"]),
             with_interval(facts["change"], facts["change_low"], facts["change_high"], sign=True),
-            p_value(facts["p_adjusted"]),
+            p_value(facts["p_adjusted"], 1 - candidate.gate.confidence),
             Text(word, style=CELL_COLOURS.get(word.split(",")[0], "")),
         )
     yield table
+    if rule and (candidate.groups["kind"] == FREQUENCY).any():
+        yield Text(f"Groups by training images: {printable(sentence(rule))}", style="dim")
 
 
 def _other_checks(candidate: CandidateAudit, verbose: bool) -> Iterable[RenderableType]:
-    """Floors, and the policy's groups: their figures stand in no column."""
+    """Floors, false positives, and the policy's groups: their figures stand in no column."""
     gate = candidate.gate
-    wanted = [r for r in gate.results if r.check.kind == "recall" or r.check.unit == "group"]
+    wanted = [r for r in gate.results if r.check.kind != "drop" or r.check.unit == "group"]
     rows = wanted if verbose else [r for r in wanted if r.decision != "kept"][:SHOWN_CLASSES]
     if not wanted:
         return
-    yield _title("Floors and groups")
+    rises = any(r.check.kind == "rise" for r in wanted)
+    yield _title("Floors, false positives and groups" if rises else "Floors and groups")
     for result in rows:
         yield Text(f"- {of_check(result, gate.confidence)}")
     if len(rows) < len(wanted):
@@ -228,6 +248,6 @@ def _open_checks(candidate: CandidateAudit, verbose: bool) -> Iterable[Renderabl
     rows = left if verbose else left[:SHOWN_CLASSES]
     yield _title("Cannot tell")
     for result in rows:
-        yield Text(f"- {result.check.unit} {quoted(result.check.name)} {need(result)}")
+        yield Text(f"- {asked(result, candidate.gate.results)} {need(result)}")
     if len(rows) < len(left):
         yield Text(f"- and {len(left) - len(rows)} more (--verbose: all)")
