@@ -12,6 +12,21 @@ import typer
 
 from tailkeep import __version__
 from tailkeep.cli_audit import register as register_audit
+from tailkeep.cli_options import (
+    STORE,
+    DataRoot,
+    Device,
+    Json,
+    ModelCode,
+    NewData,
+    NewEnv,
+    Overrides,
+    RetryFailed,
+    StoreDir,
+    StudyFile,
+    Threads,
+    Workers,
+)
 from tailkeep.cli_recommend import register as register_recommend
 from tailkeep.cli_store import register as register_store
 from tailkeep.cli_travel import register as register_travel
@@ -42,26 +57,8 @@ app = typer.Typer(
     ),
 )
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
-StoreDir = Annotated[Path, typer.Option("--store", help="Folder of finished steps; shared by studies, safe to resume.")]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option("--data-root", help="Folder with the datasets (else TAILKEEP_DATA_ROOT, else a download)."),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 is one a core. Never changes a result.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of each step. Other threads give other rounding.")]
-ModelCode = Annotated[
-    str | None,
-    typer.Option("--model-code", metavar="MODULE:FACTORY", help="Your own model (kind: user). This runs your code."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the study: --set recipe.epochs=3"),
-]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="tailkeep-results/NAME")]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on with a very large grid.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 class FileFormat(str, Enum):
@@ -103,7 +100,7 @@ def _options(**given: Any) -> Options:
 @app.command()
 def run(
     study: StudyFile,
-    store: StoreDir = Path("tailkeep-store"),
+    store: StoreDir = STORE,
     data_root: DataRoot = None,
     workers: Workers = 0,
     threads: Threads = 1,
@@ -111,9 +108,9 @@ def run(
     model_code: ModelCode = None,
     overrides: Overrides = None,
     out: Out = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try steps again that failed before.")] = False,
-    new_data: Annotated[bool, typer.Option("--new-data", help="Go on although the data changed.")] = False,
-    new_env: Annotated[bool, typer.Option("--new-env", help="Go on although the environment changed.")] = False,
+    retry_failed: RetryFailed = False,
+    new_data: NewData = False,
+    new_env: NewEnv = False,
     step_limit: Annotated[
         float | None,
         typer.Option(
@@ -148,7 +145,7 @@ def run(
 @app.command()
 def plan(
     study: StudyFile,
-    store: StoreDir = Path("tailkeep-store"),
+    store: StoreDir = STORE,
     data_root: DataRoot = None,
     workers: Workers = 0,
     threads: Threads = 1,
@@ -172,7 +169,7 @@ def plan(
 
 
 @app.command()
-def status(store: StoreDir = Path("tailkeep-store"), json_out: Json = False) -> None:
+def status(store: StoreDir = STORE, json_out: Json = False) -> None:
     """Tell how far the studies of a store are, and what is running now."""
     from tailkeep.study.display import print_status
 
@@ -182,7 +179,7 @@ def status(store: StoreDir = Path("tailkeep-store"), json_out: Json = False) -> 
 @app.command()
 def report(
     study: StudyFile,
-    store: StoreDir = Path("tailkeep-store"),
+    store: StoreDir = STORE,
     data_root: DataRoot = None,
     device: Device = "cpu",
     model_code: ModelCode = None,
@@ -218,7 +215,7 @@ def export(
     setting: Annotated[str | None, typer.Option(help="Which imbalance setting, where there are several.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Which dataset, where there are several.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which seed; else the study's first.")] = None,
-    store: StoreDir = Path("tailkeep-store"),
+    store: StoreDir = STORE,
     data_root: DataRoot = None,
     model_code: ModelCode = None,
     overrides: Overrides = None,

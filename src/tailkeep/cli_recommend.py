@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from tailkeep import cli_options as options
+from tailkeep.cli_options import STORE, StudyFile
+
 QUESTION, BUDGET, OUTPUT, COMPUTE = "The question", "Budget (one at most)", "Output", "Computation"
 
 EPILOG = (
@@ -16,7 +19,6 @@ EPILOG = (
     "70 unexpected error."
 )
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
 MaxClassDrop = Annotated[
     float,
     typer.Option(
@@ -59,39 +61,24 @@ MaxLatency = Annotated[
         help="Milliseconds an image at most, in ONNX Runtime on this machine.",
     ),
 ]  # fmt: skip
-StoreDir = Annotated[
-    Path, typer.Option("--store", rich_help_panel=COMPUTE, help="Folder of finished steps; safe to resume.")
-]
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", rich_help_panel=COMPUTE, help="Folder with the datasets.")
-]
-Workers = Annotated[int, typer.Option(min=0, rich_help_panel=COMPUTE, help="Worker processes; 0 is one a core.")]
-Threads = Annotated[int, typer.Option(min=1, rich_help_panel=COMPUTE, help="Threads of each step.")]
-Device = Annotated[str, typer.Option(rich_help_panel=COMPUTE, help="cpu, cuda or cuda:N.")]
-ModelCode = Annotated[
-    str | None,
-    typer.Option(
-        "--model-code", metavar="MODULE:FACTORY", rich_help_panel=COMPUTE, help="Your own model. This runs your code."
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", rich_help_panel=COMPUTE, help="Change one value of the study."),
-]
-RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", rich_help_panel=COMPUTE, help="Try steps again that failed before.")
-]
-NewData = Annotated[bool, typer.Option("--new-data", rich_help_panel=COMPUTE, help="Go on although the data changed.")]
-NewEnv = Annotated[
-    bool, typer.Option("--new-env", rich_help_panel=COMPUTE, help="Go on although the environment changed.")
-]
 Out = Annotated[
     Path | None,
     typer.Option(
         rich_help_panel=OUTPUT, help="Folder for the results.", show_default="tailkeep-results/NAME recommend"
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON for scripts.")]
+
+StoreDir = Annotated[Path, options.in_panel(options.StoreDir, COMPUTE)]
+DataRoot = Annotated[Path | None, options.in_panel(options.DataRoot, COMPUTE)]
+Workers = Annotated[int, options.in_panel(options.Workers, COMPUTE)]
+Threads = Annotated[int, options.in_panel(options.Threads, COMPUTE)]
+Device = Annotated[str, options.in_panel(options.Device, COMPUTE)]
+ModelCode = Annotated[str | None, options.in_panel(options.ModelCode, COMPUTE)]
+Overrides = Annotated[list[str] | None, options.in_panel(options.Overrides, COMPUTE)]
+RetryFailed = Annotated[bool, options.in_panel(options.RetryFailed, COMPUTE)]
+NewData = Annotated[bool, options.in_panel(options.NewData, COMPUTE)]
+NewEnv = Annotated[bool, options.in_panel(options.NewEnv, COMPUTE)]
+Json = Annotated[bool, options.in_panel(options.Json, OUTPUT)]
 
 
 def recommend(
@@ -104,7 +91,7 @@ def recommend(
     max_latency_ms: MaxLatency = None,
     baseline: Baseline = None,
     seed: Seed = None,
-    store: StoreDir = Path("tailkeep-store"),
+    store: StoreDir = STORE,
     data_root: DataRoot = None,
     workers: Workers = 0,
     threads: Threads = 1,

@@ -9,11 +9,10 @@ from typing import Annotated
 
 import typer
 
+from tailkeep.cli_options import STORE, Json
 from tailkeep.errors import CELLS_FAILED, BadInput
 
-DEFAULT = Path("tailkeep-store")
 StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="The folder of finished steps.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    store: StoreFolder = DEFAULT,
+    store: StoreFolder = STORE,
     keep: Annotated[bool, typer.Option("--keep", help="Leave damaged steps where they are.")] = False,
     json_out: Json = False,
 ) -> None:
@@ -52,7 +51,7 @@ def verify(
 
 
 def gc(
-    store: StoreFolder = DEFAULT,
+    store: StoreFolder = STORE,
     study: Annotated[
         list[str] | None,
         typer.Option("--study", metavar="NAME", help="Keep what this study needs, and no other's; repeatable."),
@@ -81,7 +80,7 @@ def gc(
 
 def retry(
     target: Annotated[Path, typer.Argument(metavar="STUDY.yaml|STORE", help="A study file, or a whole store.")],
-    store: Annotated[Path, typer.Option("--store", help="The store of a study file.")] = DEFAULT,
+    store: Annotated[Path, typer.Option("--store", help="The store of a study file.")] = STORE,
     reason: Annotated[
         str | None, typer.Option("--reason", help="Only steps that failed so: out_of_memory, hang, nan...")
     ] = None,

@@ -8,40 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailkeep.cli_options import STORE, DataRoot, Json, ModelCode, Overrides, StoreDir, StudyFile
 from tailkeep.errors import BAD_INPUT, TailkeepError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
 ResultsFile = Annotated[
     Path, typer.Argument(metavar="FILE.results.zip", help="A file of export-results.", show_default=False)
 ]
 ResultsFiles = Annotated[
     list[Path], typer.Argument(metavar="FILE.results.zip...", help="Files of export-results.", show_default=False)
 ]
-StoreDir = Annotated[Path, typer.Option("--store", help="Folder of finished steps.")]
-DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder with the datasets.")]
 Device = Annotated[str, typer.Option(help="The device that the study ran on: cpu, cuda or cuda:N.")]
-ModelCode = Annotated[
-    str | None,
-    typer.Option("--model-code", metavar="MODULE:FACTORY", help="Your own model (kind: user). This runs your code."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the study: --set 'seeds=[0]'"),
-]
 Out = Annotated[Path | None, typer.Option(help="The file to write.", show_default="NAME.results.zip")]
 OfStudy = Annotated[
     str | None, typer.Option("--study", metavar="NAME", help="Refuse results of a study with another name.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def export_results(
     study: StudyFile,
     out: Out = None,
-    store: StoreDir = Path("tailkeep-store"),
+    store: StoreDir = STORE,
     data_root: DataRoot = None,
     device: Device = "cpu",
     model_code: ModelCode = None,
@@ -68,7 +57,7 @@ def export_results(
 
 def import_results(
     files: ResultsFiles,
-    store: StoreDir = Path("tailkeep-store"),
+    store: StoreDir = STORE,
     study: OfStudy = None,
     json_out: Json = False,
 ) -> None:
