@@ -37,15 +37,19 @@ ALLOWED = {
 # The study's rooms one by one: only these files see the leaves.
 SEES_LEAVES = {"study.catalog", "study.steps", "study.deploy", "study.resolve", "study.rebuild", "study.spec"}
 STUDY_PLAIN = {
-    *(f"study.{name}" for name in ("plan", "stages", "store", "engine", "estimate", "record", "results", "imported")),
+    *(
+        f"study.{name}"
+        for name in ("plan", "stages", "store", "engine", "estimate", "record", "result_hash", "results", "imported")
+    ),
     *(f"study.{name}" for name in ("lease", "carry", "limits", "pool", "verify", "gc", "retry")),
-    *(f"study.travel{part}" for part in ("", "_archive", "_check", "_collect", "_format", "_frame", "_rows")),
+    *(f"study.travel{part}" for part in ("", "_archive", "_check", "_collect", "_format", "_frame")),
 }
 # Of an audit, only what shows it draws.
 SHOWS_AUDIT = {"auditing.result", "auditing.files", "auditing.outputs", "recommend.shown"}
 STUDY_MORE = {
     "study.results": {"analysis", "frame"},
-    **{f"study.travel_{part}": {"frame"} for part in ("format", "frame", "rows", "collect")},
+    "study.imported": {"frame"},
+    **{f"study.travel_{part}": {"frame"} for part in ("format", "frame", "collect")},
     "study.runner": {"analysis"},
     "study.display": {"analysis", "report"},
 }

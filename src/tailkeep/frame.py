@@ -88,9 +88,35 @@ def class_rows(
         shapes = f"{np.shape(logits)} and the reference's {np.shape(reference_logits)}"
         raise BadInput(f"class_rows: logits of different shapes: {shapes}")
     try:
-        counts = _counts(labels, logits, reference_logits, classes)
+        guesses = metrics.predicted(logits)
+        other = None if reference_logits is None else metrics.predicted(reference_logits)
+        loss = np.bincount(np.asarray(labels), weights=metrics.cross_entropy(labels, logits), minlength=classes)
+        return label_rows(cell, labels, guesses, class_names, train_counts, loss, reference, other)
     except ValueError as error:
         raise BadInput(f"class_rows: {dict(cell)}: {error}") from error
+
+
+def label_rows(
+    cell: Mapping[str, Any],
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    class_names: Sequence[str],
+    train_counts: Sequence[int],
+    loss_sum: ArrayLike,
+    reference: str = "self",
+    reference_predictions: ArrayLike | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows that ``class_rows`` returns, from predicted labels (N,) and the classes' sums of losses (C,).
+
+    Raises ValueError where a label is no index of a class, or the arrays have different lengths.
+    """
+    classes = len(class_names)
+    other = predictions if reference_predictions is None else reference_predictions
+    counts: dict[str, metrics.Ints | metrics.Floats] = {
+        **metrics.confusion_counts(labels, predictions, classes)._asdict(),
+        **metrics.paired_counts(labels, predictions, other, classes)._asdict(),
+        "loss_sum": np.asarray(loss_sum, dtype=np.float64),
+    }
     named = {name: cell[name] for name in CELL_COLUMNS}
     return [
         {
@@ -103,19 +129,6 @@ def class_rows(
         }
         for index in range(classes)
     ]
-
-
-def _counts(
-    labels: ArrayLike, logits: ArrayLike, reference_logits: ArrayLike | None, classes: int
-) -> dict[str, metrics.Ints | metrics.Floats]:
-    """Return the values of ``COUNT_COLUMNS``, an array (C,) each."""
-    guess = metrics.predicted(logits)
-    other = guess if reference_logits is None else metrics.predicted(reference_logits)
-    loss = metrics.cross_entropy(labels, logits)
-    own = metrics.confusion_counts(labels, guess, classes)
-    joint = metrics.paired_counts(labels, guess, other, classes)
-    loss_sum = np.bincount(np.asarray(labels), weights=loss, minlength=classes)
-    return {**own._asdict(), **joint._asdict(), "loss_sum": loss_sum}
 
 
 def build(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailkeep.errors import BadInput
+from tailkeep.frame import label_rows
 from tailkeep.study.plan import Cell, Plan
 from tailkeep.study.store import Store
 from tailkeep.study.travel_archive import unpack
 from tailkeep.study.travel_check import check_content
 from tailkeep.study.travel_format import CellFacts, Content, PredictionFacts, StepFacts, from_members
 from tailkeep.study.travel_frame import losses_of, printable
-from tailkeep.study.travel_rows import against, self_rows
 
 FOLDER = "imported"
 SUFFIX = ".results.zip"
@@ -139,14 +139,13 @@ class Imported:
         """Return the frame's rows of an imported cell; ``stored(key)`` gives predicted labels of this store's own."""
         own = self.prediction(cell.predict_key)
         assert own is not None
-        rows = self._self_rows(cell.labels, own, class_names, cell.counts)
-        found = list(rows)
+        found = self._rows(cell.labels, own, class_names, cell.counts)
         for name, key in cell.references.items():
             other, brought = stored(key), self.prediction(key)
             if other is None and brought is not None:
                 other = brought.guesses_for(own.labels)
             if other is not None:
-                found += against(rows, own.labels, own.guesses, name, other)
+                found += self._rows(cell.labels, own, class_names, cell.counts, name, other)
         return found
 
     def validation_rows(self, cell: Cell, class_names: list[str]) -> list[dict[str, Any]]:
@@ -154,14 +153,20 @@ class Imported:
         held_out = self.prediction(cell.validation_key)
         if held_out is None:
             return []
-        return self._self_rows({**cell.labels, "split": "validation"}, held_out, class_names, cell.counts)
+        return self._rows({**cell.labels, "split": "validation"}, held_out, class_names, cell.counts)
 
-    def _self_rows(
-        self, labels: dict[str, Any], own: Prediction, class_names: list[str], counts: tuple[int, ...]
+    def _rows(
+        self,
+        labels: dict[str, Any],
+        own: Prediction,
+        class_names: list[str],
+        counts: tuple[int, ...],
+        reference: str = "self",
+        other: NDArray[Any] | None = None,
     ) -> list[dict[str, Any]]:
         if own.losses is None:
             raise BadInput(f"{own.source}: has no losses of {labels['method']} (seed {labels['seed']})")
-        return self_rows(labels, own.labels, own.guesses, class_names, counts, own.losses)
+        return label_rows(labels, own.labels, own.guesses, class_names, counts, own.losses, reference, other)
 
 
 def environment_words(content: Content, index: int | None) -> str:
@@ -212,9 +217,8 @@ def _read(path: Path, changed: int, size: int) -> Source | str:
 
 def is_brought(cell: Cell, store: Store, brought: Imported) -> bool:
     """Whether a cell is there whole (all its predictions), and at least one of them only as an import."""
-    keys = [key for key in (cell.predict_key, cell.validation_key, cell.export_predict_key) if key is not None]
-    own = [store.status("predict", key) == "done" for key in keys]
-    return not all(own) and all(done or key in brought for done, key in zip(own, keys, strict=True))
+    own = [store.status("predict", key) == "done" for key in cell.predict_keys]
+    return not all(own) and all(done or key in brought for done, key in zip(own, cell.predict_keys, strict=True))
 
 
 def remaining(plan: Plan, store: Store) -> Plan:

@@ -5,6 +5,7 @@ Names are labels and never enter a key, so equal work is one step, however many 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,11 @@ class Cell:
     export_predict_key: str | None = None  # the exported file's own prediction
     validation_key: str | None = None  # the prediction of the held-out training images, where both splits are evaluated
     stages: Stages = field(default_factory=Stages)
+
+    @property
+    def predict_keys(self) -> list[str]:
+        """Keys of the cell's own predictions: the model's, that of the held-out images, the exported file's."""
+        return [key for key in (self.predict_key, self.validation_key, self.export_predict_key) if key is not None]
 
 
 @dataclass(frozen=True)
@@ -92,14 +98,7 @@ class Plan:
 
     def ancestry(self, key: str) -> set[str]:
         """The step and all that it descends from."""
-        found: set[str] = set()
-        todo = [key]
-        while todo:
-            here = todo.pop()
-            if here not in found:
-                found.add(here)
-                todo += self.steps[here].parents
-        return found
+        return closure(key, lambda here: self.steps[here].parents)
 
     def add(self, kind: str, spec: dict[str, Any], label: str, **extra: Any) -> str:
         """Add a step unless an equal one is there; return its key."""
@@ -107,6 +106,18 @@ class Plan:
         key = content_key(content)
         self.steps.setdefault(key, Step(key, kind, content, label, extra))
         return key
+
+
+def closure(start: str, linked: Callable[[str], Iterable[str]]) -> set[str]:
+    """Return ``start`` and all that it leads to; ``linked`` gives what one leads to at once."""
+    found: set[str] = set()
+    todo = [start]
+    while todo:
+        here = todo.pop()
+        if here not in found:
+            found.add(here)
+            todo += linked(here)
+    return found
 
 
 def build_plan(resolved: Any) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any
@@ -15,20 +14,19 @@ from tailkeep import __version__
 from tailkeep.analysis.deployment import FILE_COLUMNS, LEAST_AGREEMENT, TIMES, agreement_facts
 from tailkeep.analysis.result import StudyAnalysis
 from tailkeep.analysis.study import analyse
-from tailkeep.frame import build, class_rows
+from tailkeep.frame import build, class_rows, label_rows
 from tailkeep.study.engine import reason_of
 from tailkeep.study.imported import Imported, brought_notes, imported
 from tailkeep.study.plan import Cell, Measure, Plan, Step
+from tailkeep.study.result_hash import CellHashes, arrays_hash, hash_of, logits_hash
 from tailkeep.study.stages import Stages
 from tailkeep.study.store import Store
-from tailkeep.study.travel_rows import against
 
 SIZES = ("weights", "macs", "packed_bytes")
 SATURATION = (
     "this CPU has no VNNI, so its int8 kernels add pairs of products in 16 bits, which saturate for 8-bit weights; "
     "set weight_bits: 7, or measure on the device that it is for"
 )
-NO_MODEL = "no model here"
 NO_KERNEL = "no kernel for activations below 8 bits: the file is measured, its speed is not"
 WHO = ("dataset", "setting", "twin", "model", "method", "role", "seed")
 
@@ -72,7 +70,8 @@ def cell_frame(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> p
                     rows += class_rows(*common, reference=name, reference_logits=load(key)["logits"])
                 elif other is not None:
                     guesses = other.guesses_for(own["labels"])
-                    rows += against(self_rows, own["labels"], own["logits"].argmax(axis=1), name, guesses)
+                    mine, losses = own["logits"].argmax(axis=1), [row["loss_sum"] for row in self_rows]
+                    rows += label_rows(cell.labels, own["labels"], mine, names, cell.counts, losses, name, guesses)
         elif cell.predict_key in brought:
             rows += brought.rows(cell, names, stored)
         else:
@@ -110,15 +109,17 @@ def cell_sizes(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> p
             cost = known.cost.plain()
         else:
             continue
-        rows.append({**_who(cell), **{name: cost[name] for name in SIZES}, **_file_facts(cell, store, class_names)})
+        rows.append(
+            {**_who(cell), **{name: cost[name] for name in SIZES}, **_file_facts(cell, store, brought, class_names)}
+        )
     exported = any(cell.export_key is not None for cell in plan.cells)
     return pd.DataFrame(rows, columns=[*WHO, *SIZES, *(FILE_COLUMNS if exported else ())])
 
 
-def _file_facts(cell: Cell, store: Store, class_names: dict[str, list[str]]) -> dict[str, Any]:
+def _file_facts(cell: Cell, store: Store, brought: Imported, class_names: dict[str, list[str]]) -> dict[str, Any]:
     """Sizes of a cell's exported file, and how far its predictions are those of the simulated model."""
     if cell.export_key is None or store.status("export", cell.export_key) != "done":
-        return imported(store).file_facts(cell.export_key)
+        return brought.file_facts(cell.export_key)
     file = store.step("export", cell.export_key)["file"]
     facts: dict[str, Any] = {"file_bytes": file["bytes"], "gzip_bytes": file["gzip_bytes"]}
     keys = (cell.predict_key, cell.export_predict_key or "")
@@ -221,38 +222,30 @@ def result_hash(plan: Plan, store: Store) -> str:
 
     Imported predictions count with the hashes that they came with, so that pieces add up to the whole.
     """
-    lines = set()
     brought = imported(store)
-    for cell in plan.cells:
-        if store.status("predict", cell.predict_key) != "done":
-            known = brought.prediction(cell.predict_key)
-            if known is None:
-                lines.add(f"{cell.predict_key} missing")
-                continue
-            lines.add(f"{cell.predict_key} {known.facts.model_sha256 or NO_MODEL} {known.facts.arrays_sha256}")
-            lines |= {f"{beside} {_logits_hash(beside, store)}" for beside in _beside(cell)}
-            continue
-        kind = model_kind(plan, cell.model_key)
-        model = NO_MODEL
-        if store.is_whole(kind, cell.model_key):
-            model = store.file_hash(kind, cell.model_key, "model.safetensors")
-        arrays = predictions(store, cell.predict_key)
-        digest = hashlib.sha256(arrays["labels"].astype("<i8").tobytes() + arrays["logits"].astype("<f4").tobytes())
-        lines.add(f"{cell.predict_key} {model} {digest.hexdigest()}")
-        lines |= {f"{beside} {_logits_hash(beside, store)}" for beside in _beside(cell)}
-    return hashlib.sha256("\n".join(sorted(lines)).encode("ascii")).hexdigest()
+    return hash_of(_hashes(plan, cell, store, brought) for cell in plan.cells)
 
 
-def _beside(cell: Cell) -> list[str]:
-    """Predictions beside a cell's own: of the exported file, and of the held-out images."""
-    return [key for key in (cell.export_predict_key, cell.validation_key) if key is not None]
+def _hashes(plan: Plan, cell: Cell, store: Store, brought: Imported) -> CellHashes:
+    known = brought.prediction(cell.predict_key)
+    if store.status("predict", cell.predict_key) == "done":
+        own, kind = predictions(store, cell.predict_key), model_kind(plan, cell.model_key)
+        whole = store.is_whole(kind, cell.model_key)
+        model = store.file_hash(kind, cell.model_key, "model.safetensors") if whole else None
+        arrays = arrays_hash(own["labels"], own["logits"])
+    elif known is not None:
+        model, arrays = known.facts.model_sha256, known.facts.arrays_sha256
+    else:
+        return CellHashes(cell.predict_key)
+    beside = {key: _logits_hash(key, store, brought) for key in cell.predict_keys[1:]}
+    return CellHashes(cell.predict_key, model, arrays, beside)
 
 
-def _logits_hash(key: str, store: Store) -> str:
-    if store.status("predict", key) != "done":
-        known = imported(store).prediction(key)
-        return "missing" if known is None else known.facts.logits_sha256
-    return hashlib.sha256(predictions(store, key)["logits"].astype("<f4").tobytes()).hexdigest()
+def _logits_hash(key: str, store: Store, brought: Imported) -> str | None:
+    if store.status("predict", key) == "done":
+        return logits_hash(predictions(store, key)["logits"])
+    known = brought.prediction(key)
+    return None if known is None else known.facts.logits_sha256
 
 
 def compute_seconds(plan: Plan, store: Store) -> float:

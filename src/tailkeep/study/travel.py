@@ -14,7 +14,7 @@ from tailkeep.study.imported import FOLDER, SUFFIX, Source, imported, read_resul
 from tailkeep.study.results import predictions
 from tailkeep.study.store import Store
 from tailkeep.study.travel_archive import pack, unpack_bytes
-from tailkeep.study.travel_check import check_content, predict_keys
+from tailkeep.study.travel_check import check_content
 from tailkeep.study.travel_collect import collect
 from tailkeep.study.travel_format import Content, to_members
 from tailkeep.study.travel_frame import named, printable
@@ -147,7 +147,7 @@ def _compare(source: Source, where: str, key: str, labels: NDArray[Any], guesses
         )
     else:
         return
-    cell = next(cell for cell in content.cells if key in predict_keys(cell))
+    cell = next(cell for cell in content.cells if key in cell.predict_keys)
     raise BadInput(
         f"{source} and {where} contradict each other on {named(cell)} (predict {key[:12]}): {what}. One of them was "
         "changed, or the two machines round differently; leave one out"

@@ -8,11 +8,10 @@ covers them: an import goes by keys, and takes the labels from the reader's own 
 
 from __future__ import annotations
 
-import hashlib
-
 from tailkeep.errors import BadInput
 from tailkeep.spec import content_key
-from tailkeep.study.plan import VERSIONS
+from tailkeep.study.plan import VERSIONS, closure
+from tailkeep.study.result_hash import CellHashes, hash_of
 from tailkeep.study.travel_format import CellFacts, Content, DataFacts, Group, StepFacts
 from tailkeep.study.travel_frame import check_frame, named, printable
 
@@ -29,7 +28,7 @@ def check_content(content: Content) -> None:
     stray = sorted(set(content.steps) - used)
     if stray:
         raise BadInput(f"the step {stray[0][:12]} belongs to no cell")
-    known = {key for cell in content.cells for key in predict_keys(cell)}
+    known = {key for cell in content.cells for key in cell.predict_keys}
     stray = sorted(set(content.predictions) - known)
     if stray:
         raise BadInput(f"the prediction {stray[0][:12]} belongs to no cell")
@@ -39,36 +38,18 @@ def check_content(content: Content) -> None:
         raise BadInput(f"the result hash is {found[:16]} by its parts, not {content.study.result_hash[:16]}")
 
 
-def predict_keys(cell: CellFacts) -> list[str]:
-    """Return the keys of a cell's own predictions: the model's, that of the held-out images, the exported file's."""
-    return [key for key in (cell.predict_key, cell.validation_key, cell.export_predict_key) if key is not None]
-
-
 def result_hash_of(content: Content) -> str:
     """Return the result hash (see ``results.result_hash``) from a file's parts."""
-    lines = set()
-    for cell in content.cells:
-        facts = content.predictions.get(cell.predict_key)
-        if facts is None:
-            lines.add(f"{cell.predict_key} missing")
-            continue
-        lines.add(f"{cell.predict_key} {facts.model_sha256 or 'no model here'} {facts.arrays_sha256}")
-        for key in predict_keys(cell)[1:]:
-            beside = content.predictions.get(key)
-            lines.add(f"{key} {'missing' if beside is None else beside.logits_sha256}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode("ascii")).hexdigest()
+    return hash_of(_hashes(content, cell) for cell in content.cells)
 
 
-def ancestry(content: Content, key: str) -> set[str]:
-    """Return the keys of a step and all that it descends from; every key must be there."""
-    found: set[str] = set()
-    todo = [key]
-    while todo:
-        here = todo.pop()
-        if here not in found:
-            found.add(here)
-            todo += parents_of(content.steps[here]).values()
-    return found
+def _hashes(content: Content, cell: CellFacts) -> CellHashes:
+    facts = content.predictions.get(cell.predict_key)
+    if facts is None:
+        return CellHashes(cell.predict_key)
+    others = {key: content.predictions.get(key) for key in cell.predict_keys[1:]}
+    beside = {key: None if other is None else other.logits_sha256 for key, other in others.items()}
+    return CellHashes(cell.predict_key, facts.model_sha256, facts.arrays_sha256, beside)
 
 
 def parents_of(step: StepFacts) -> dict[str, str]:
@@ -166,7 +147,7 @@ def _check_cell(content: Content, cell: CellFacts) -> set[str]:
         own, other = content.predictions.get(cell.predict_key), content.predictions.get(key)
         if own is None or other is None or own.group != other.group or name == "self":
             raise BadInput(f"{who}: its reference {printable(name)!r} is no prediction of the same images in the file")
-    used = set().union(*(ancestry(content, key) for _, key, _, _ in links))
+    used = set().union(*(closure(key, lambda here: parents_of(content.steps[here]).values()) for _, key, _, _ in links))
     _check_data(content, cell, data, used)
     _check_agreement(content, cell)
     return used
@@ -186,7 +167,7 @@ def _check_data(content: Content, cell: CellFacts, data: DataFacts, used: set[st
             raise BadInput(f"{named(cell)}: the step {key[:12]} read other data than the study's")
         if key == cell.model_key and own.get("counts") != cell.counts:
             raise BadInput(f"{named(cell)}: its model was trained on other counts than the cell's")
-    for key in predict_keys(cell):
+    for key in cell.predict_keys:
         facts = content.predictions.get(key)
         if facts is not None and _data_of(content, content.groups[facts.group].dataset).class_names != data.class_names:
             raise BadInput(f"{named(cell)}: its predictions are of other classes than its dataset's")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from tailkeep.errors import BadInput
 from tailkeep.frame import COLUMNS, KEY
 from tailkeep.study.imported import Imported, imported
 from tailkeep.study.plan import Cell, Plan, Step
+from tailkeep.study.result_hash import arrays_hash, logits_hash
 from tailkeep.study.results import SIZES, cell_frame, cell_sizes, model_kind, predictions, result_hash
 from tailkeep.study.store import Store
 from tailkeep.study.travel_check import group_name
@@ -56,12 +56,12 @@ def collect(plan: Plan, store: Store, datasets: dict[str, dict[str, Any]], spec_
     """
     found = _Found(plan, store, imported(store), datasets)
     for cell in plan.cells:
-        for key, model in _keys(cell):
+        for key in cell.predict_keys:
             if key not in found.predictions:
-                _prediction(found, cell, key, model)
+                _prediction(found, cell, key)
     if not any(cell.predict_key in found.predictions for cell in plan.cells):
         raise BadInput(f"{store.root}: no cell of study {plan.name!r} is finished; `tailkeep run` makes them")
-    used = {key for cell in plan.cells for own in _goals(cell) for key in plan.ancestry(own)}
+    used = {key for cell in plan.cells for own in cell.predict_keys for key in plan.ancestry(own)}
     for key, step in plan.steps.items():
         if key in used:
             found.steps[key] = _step(found, step)
@@ -97,28 +97,17 @@ def _data(found: _Found) -> dict[str, DataFacts]:
     }
 
 
-def _keys(cell: Cell) -> list[tuple[str, bool]]:
-    """The keys of a cell's predictions, and whether the model's hash belongs beside it."""
-    both = [(cell.predict_key, True), (cell.validation_key, False), (cell.export_predict_key, False)]
-    return [(key, model) for key, model in both if key is not None]
-
-
-def _goals(cell: Cell) -> list[str]:
-    return [key for key, _ in _keys(cell)]
-
-
-def _prediction(found: _Found, cell: Cell, key: str, with_model: bool) -> None:
+def _prediction(found: _Found, cell: Cell, key: str) -> None:
     """Take in one prediction, if it is there."""
     spec, dataset = found.plan.steps[key].spec, str(cell.labels["dataset"])
     group = Group(dataset=dataset, split=spec["split"], data=spec["data"])
     brought = found.brought.prediction(key)
     if found.store.status("predict", key) == "done":
         arrays = predictions(found.store, key)
-        labels, logits = arrays["labels"], arrays["logits"].astype("<f4")
+        labels, logits = arrays["labels"], arrays["logits"]
         guesses, ids = logits.argmax(axis=1), [str(name) for name in arrays["ids"]]
-        whole = hashlib.sha256(labels.astype("<i8").tobytes() + logits.tobytes()).hexdigest()
-        hashes = {"arrays_sha256": whole, "logits_sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
-        model = _model_hash(found, cell.model_key) if with_model else None
+        hashes = {"arrays_sha256": arrays_hash(labels, logits), "logits_sha256": logits_hash(logits)}
+        model = _model_hash(found, cell.model_key) if key == cell.predict_key else None
     elif brought is not None:
         labels, guesses, ids = brought.labels, brought.guesses, brought.ids
         hashes = {name: getattr(brought.facts, name) for name in ("arrays_sha256", "logits_sha256")}

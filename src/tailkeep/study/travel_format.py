@@ -105,6 +105,11 @@ class CellFacts(_Part):
     export_predict_key: Hash | None = None
     file: FileFacts | None = None
 
+    @property
+    def predict_keys(self) -> list[str]:
+        """Keys of the cell's own predictions, as ``plan.Cell.predict_keys``."""
+        return [key for key in (self.predict_key, self.validation_key, self.export_predict_key) if key is not None]
+
 
 class PredictionFacts(_Part):
     """Which row of which group's array a prediction is, and the hashes that the result hash is made of."""

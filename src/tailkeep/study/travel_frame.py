@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from tailkeep.errors import BadInput
-from tailkeep.frame import COLUMNS, KEY, build
+from tailkeep.frame import COLUMNS, KEY, build, label_rows
 from tailkeep.study.travel_format import CellFacts, Content
-from tailkeep.study.travel_rows import against, self_rows
 
 Losses = dict[tuple[int, str], list[float]]
 """Sums of losses by (index of the cell, key of its prediction), in class order."""
@@ -35,13 +34,11 @@ def expected_rows(content: Content, losses: Losses) -> list[dict[str, Any]]:
             facts = content.predictions[key]
             labels, guesses = content.labels[facts.group], content.guesses[facts.group]
             names = content.study.data[cell.labels.dataset].class_names
-            own = self_rows(
-                _who(content, cell, key), labels, guesses[facts.row], names, cell.counts, losses[index, key]
-            )
-            rows += own
+            own = (_who(content, cell, key), labels, guesses[facts.row], names, cell.counts, losses[index, key])
+            rows += label_rows(*own)
             for name, other in cell.references.items() if key == cell.predict_key else ():
                 row = content.predictions[other].row  # of the same group
-                rows += against(own, labels, guesses[facts.row], name, guesses[row])
+                rows += label_rows(*own, name, guesses[row])
     return sorted(rows, key=lambda row: tuple(row[name] for name in KEY))
 
 
