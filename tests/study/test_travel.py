@@ -215,6 +215,7 @@ def test_a_damaged_import_does_not_count_and_can_be_imported_again(
     assert len(imported(store).sources) == 1
 
 
+@pytest.mark.usefixtures("whole")  # whose study file it reads
 def test_the_commands_speak(
     home: Path, pieces: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
