@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from tailkeep import cli_store
 from tailkeep.study.runner import Options, Study, open_study
 
 SMALL: dict[str, Any] = {
@@ -96,3 +98,11 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    """The commands of a store's upkeep alone."""
+    app = typer.Typer()
+    cli_store.register(app)
+    return app

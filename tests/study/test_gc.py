@@ -14,7 +14,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tailkeep import cli_store
 from tailkeep.errors import BadInput
 from tailkeep.study.gc import collect
 from tailkeep.study.lease import Lease
@@ -38,13 +37,6 @@ def store(tmp_path: Path) -> Store:
     for name in ("one unfinished", "unfinished"):
         (store.partial("train", toy.key_of(name)) / "checkpoint.safetensors").write_bytes(b"x" * 500)
     return store
-
-
-@pytest.fixture
-def app() -> typer.Typer:
-    app = typer.Typer()
-    cli_store.register(app)
-    return app
 
 
 def there(store: Store) -> set[str]:

@@ -13,7 +13,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tailkeep import cli_store
 from tailkeep.errors import BadInput
 from tailkeep.study.store import MANIFEST, Store
 from tailkeep.study.verify import verify
@@ -30,13 +29,6 @@ def store(tmp_path: Path) -> Store:
         toy.stored(store, "predict", f"{name} leaf")
     toy.recorded(store, "s", ("train", "a"), ("predict", "a leaf"))
     return store
-
-
-@pytest.fixture
-def app() -> typer.Typer:
-    app = typer.Typer()
-    cli_store.register(app)
-    return app
 
 
 def bytes_of(root: Path) -> dict[Path, bytes]:

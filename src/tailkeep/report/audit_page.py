@@ -102,10 +102,7 @@ def table_files(view: AuditView) -> dict[str, str]:
     """Return the files of all tables: the audit's own as CSV, those for people as Markdown and LaTeX."""
     line = stamp(view)
     files = {f"tables/{name}.csv": writers.csv_text(frame) for name, frame in frames(view).items()}
-    for name, table in sheets(view).items():
-        files[f"tables/{name}.md"] = writers.markdown(table, line)
-        files[f"tables/{name}.tex"] = writers.latex(table, line)
-    return files
+    return files | writers.sheet_files(sheets(view), line)
 
 
 def stamp(view: AuditView) -> str:

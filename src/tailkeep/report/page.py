@@ -111,10 +111,7 @@ def table_files(view: View) -> dict[str, str]:
     }
     line = origin.stamp(view)
     files = {f"tables/{name}.csv": writers.csv_text(frame) for name, frame in frames.items()}
-    for name, table in sheets(view).items():
-        files[f"tables/{name}.md"] = writers.markdown(table, line)
-        files[f"tables/{name}.tex"] = writers.latex(table, line)
-    return files
+    return files | writers.sheet_files(sheets(view), line)
 
 
 def _device_frames(view: View) -> dict[str, pd.DataFrame]:

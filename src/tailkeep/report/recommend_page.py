@@ -44,10 +44,7 @@ def table_files(view: RecommendView) -> dict[str, str]:
     classes = recommend_tables.class_frame(view)
     if len(classes):
         files["tables/classes.csv"] = writers.csv_text(classes)
-    for name, table in sheets(view).items():
-        files[f"tables/{name}.md"] = writers.markdown(table, stamp(view))
-        files[f"tables/{name}.tex"] = writers.latex(table, stamp(view))
-    return files
+    return files | writers.sheet_files(sheets(view), stamp(view))
 
 
 def stamp(view: RecommendView) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -76,6 +76,15 @@ def markdown(table: Table, stamp: str = "") -> str:
     lines.extend(_piped(markdown_escape(_both(cell)) for cell in row) for row in table.rows)
     below = [markdown_escape(text) for text in (table.caption, stamp) if text]
     return "\n\n".join(["\n".join(lines), *below]) + "\n"
+
+
+def sheet_files(sheets: Mapping[str, Table], stamp: str) -> dict[str, str]:
+    """Return the files of tables for people, by path: Markdown and LaTeX, each with the line that traces it back."""
+    files = {}
+    for name, table in sheets.items():
+        files[f"tables/{name}.md"] = markdown(table, stamp)
+        files[f"tables/{name}.tex"] = latex(table, stamp)
+    return files
 
 
 def markdown_escape(text: str) -> str:

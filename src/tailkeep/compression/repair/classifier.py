@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import nn
 
 from tailkeep.classifier import find_classifier
@@ -15,6 +16,27 @@ def float_classifier(model: nn.Module, name: str) -> nn.Linear:
     if not isinstance(layer, nn.Linear):
         raise StepFailed("classifier", f"{name} is quantized; repair the classifier first, and quantize then")
     return layer
+
+
+class Folded(Method):
+    """Base of the repairs without training: ``tau`` is how much of the frequent classes' advantage is folded away."""
+
+    tau: float = Field(1.0, ge=0)
+
+    @property
+    def answers_imbalance(self) -> bool:
+        """A strength of 0 leaves the classifier as it is."""
+        return self.tau > 0
+
+    @property
+    def compresses(self) -> bool:
+        """The classifier keeps its size."""
+        return False
+
+    @property
+    def trains(self) -> bool:
+        """No gradient is taken."""
+        return False
 
 
 class ClassifierOnly(Method):

@@ -6,16 +6,15 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from tailkeep.classifier import find_classifier
-from tailkeep.compression.base import Change, Context, Method
-from tailkeep.compression.repair.classifier import float_classifier
+from tailkeep.compression.base import Change, Context
+from tailkeep.compression.repair.classifier import Folded, float_classifier
 from tailkeep.errors import StepFailed
 
 
-class PostHocLogitAdjustment(Method):
+class PostHocLogitAdjustment(Folded):
     """z_c - ``tau`` * log(pi_c), pi_c the share of class c in this step's training set, folded into the bias.
 
     For a model that was trained by plain cross-entropy on the images as they are: one that was trained by logit
@@ -24,22 +23,6 @@ class PostHocLogitAdjustment(Method):
     """
 
     kind: Literal["logit_adjustment_post_hoc"] = "logit_adjustment_post_hoc"
-    tau: float = Field(1.0, ge=0)
-
-    @property
-    def answers_imbalance(self) -> bool:
-        """The prior is taken off the logits."""
-        return self.tau > 0
-
-    @property
-    def compresses(self) -> bool:
-        """The classifier keeps its size."""
-        return False
-
-    @property
-    def trains(self) -> bool:
-        """The weights stay as they are."""
-        return False
 
     @property
     def takes_quantized(self) -> bool:

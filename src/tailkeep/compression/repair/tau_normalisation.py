@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from tailkeep.classifier import find_classifier
-from tailkeep.compression.base import Change, Context, Method
-from tailkeep.compression.repair.classifier import float_classifier
+from tailkeep.compression.base import Change, Context
+from tailkeep.compression.repair.classifier import Folded, float_classifier
 
 
-class TauNormalisation(Method):
+class TauNormalisation(Folded):
     """w_c / |w_c|^``tau``: 0 leaves the lengths as they are, 1 makes them equal; the bias goes unless ``keep_bias``.
 
     Frequent classes have longer rows, and longer rows larger logits. All rows are multiplied by the geometric mean of
@@ -23,23 +22,7 @@ class TauNormalisation(Method):
     """
 
     kind: Literal["tau_normalisation"] = "tau_normalisation"
-    tau: float = Field(1.0, ge=0)
     keep_bias: bool = False
-
-    @property
-    def answers_imbalance(self) -> bool:
-        """Long rows of frequent classes are shortened."""
-        return self.tau > 0
-
-    @property
-    def compresses(self) -> bool:
-        """The classifier keeps its size."""
-        return False
-
-    @property
-    def trains(self) -> bool:
-        """No gradient is taken."""
-        return False
 
     def finish(self, model: nn.Module, context: Context) -> tuple[nn.Module, Change | None]:
         """Normalise the classifier in place.
