@@ -147,6 +147,11 @@ class _Numbers:
     exact: bool = True
 
 
+def alpha_of(confidence: float) -> float:
+    """Return 1 - ``confidence``: in floats 1 - 0.95 is not 0.05 by a rounding error, and a p value may be."""
+    return round(1 - confidence, 12)
+
+
 def gate(checks: Sequence[Check], confidence: float = 0.95) -> Gate:
     """Return what the counts say of every check, and of them all.
 
@@ -160,8 +165,7 @@ def gate(checks: Sequence[Check], confidence: float = 0.95) -> Gate:
         raise BadInput(
             f"gate: confidence {confidence}; expected a share above 0.5 and at most {MOST_CONFIDENCE}, such as 0.95"
         )
-    # 1 - 0.95 is not 0.05 by a rounding error, and a p value may be.
-    alpha = round(1 - confidence, 12)
+    alpha = alpha_of(confidence)
     numbers = [_Numbers() for _ in checks]
     _judge_drops(checks, numbers, confidence)
     _judge_recalls(checks, numbers, confidence)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tailkeep import __version__
 from tailkeep.analysis.audit import AuditAnalysis, CandidateAudit
 from tailkeep.analysis.bootstrap import RESAMPLES
-from tailkeep.analysis.gate import Check, CheckResult, Gate, gate
+from tailkeep.analysis.gate import Check, CheckResult, Gate, alpha_of, gate
 from tailkeep.analysis.negatives import false_positive_warning
 from tailkeep.analysis.pair_scores import ScoreFigures, figures_of_scores
 from tailkeep.analysis.pairs import PairTables, pair_tables, seed_table
@@ -205,7 +205,7 @@ def _warnings(before: Predictions, tables: Sequence[PairTables], policy: Policy)
     found = [
         false_positive_warning(
             made.counts, before.class_names, before.task == "multilabel", policy.max_class_drop,
-            round(1 - policy.confidence, 12),
+            alpha_of(policy.confidence),
         )
         for made in tables
     ]  # fmt: skip

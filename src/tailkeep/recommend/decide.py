@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tailkeep.analysis import statistics
-from tailkeep.analysis.gate import Check, Gate, gate
+from tailkeep.analysis.gate import Check, Gate, alpha_of, gate
 
 SAFE, NOTHING, CANNOT_TELL = "safe", "nothing is safe", "cannot tell"
 
@@ -78,7 +78,7 @@ def shown_broken(looked: Sequence[Looked], confidence: float) -> dict[str, tuple
     """Return, by candidate, the classes that are shown to lose more than the limit: Holm over candidates x classes."""
     results = [(each.name, result) for each in looked for result in each.gate.results]
     adjusted = statistics.holm([result.p_broken for _, result in results])
-    alpha = round(1 - confidence, 12)
+    alpha = alpha_of(confidence)
     found: dict[str, tuple[str, ...]] = {each.name: () for each in looked}
     for (name, result), p in zip(results, adjusted, strict=True):
         if p <= alpha:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tailkeep.analysis.gate import MOST_CONFIDENCE, alpha_of
 from tailkeep.errors import BadInput
 
 BUDGETS = {
@@ -44,8 +45,11 @@ class Request:
             raise BadInput(
                 f"--max-class-drop {self.max_class_drop:g}: expected percentage points above 0 and under 100, such as 2"
             )
-        if not 0.5 < self.confidence < 1:
-            raise BadInput(f"--confidence {self.confidence:g}: expected a share above 0.5 and under 1, such as 0.95")
+        if not 0.5 < self.confidence <= MOST_CONFIDENCE:
+            raise BadInput(
+                f"--confidence {self.confidence:g}: expected a share above 0.5 and at most {MOST_CONFIDENCE}, "
+                "such as 0.95"
+            )
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             options = " and ".join(BUDGETS[name][0] for name in given)
@@ -65,8 +69,8 @@ class Request:
 
     @property
     def alpha(self) -> float:
-        """The chance of a wrong "safe" that is allowed (1 - 0.95 is not 0.05 by a rounding error)."""
-        return round(1 - self.confidence, 12)
+        """The chance of a wrong "safe" that is allowed."""
+        return alpha_of(self.confidence)
 
     @property
     def budget(self) -> Budget | None:
