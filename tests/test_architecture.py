@@ -31,7 +31,7 @@ ALLOWED = {
     "cli_recommend": {"cli_options", "recommend"},
     "cli_store": {"cli_options", "study"},
     "cli_travel": {"cli_options", "study"},
-    "recommend": {"recommend", "study", "analysis", "training.recipe"},
+    "recommend": {"recommend", "study", "analysis", "training.recipe", "evaluation.metrics"},
     "__main__": {"cli"},
 }
 # The study's rooms one by one: only these files see the leaves.

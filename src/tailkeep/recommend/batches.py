@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailkeep.evaluation import metrics
 from tailkeep.recommend.candidates import Candidate
 from tailkeep.recommend.rungs import shortened
 from tailkeep.recommend.setup import Setup, without
-from tailkeep.study.plan import Cell, build_plan
+from tailkeep.study.plan import Cell
 from tailkeep.study.results import model_kind, predictions
-from tailkeep.study.runner import Study
+from tailkeep.study.runner import Study, plan_study
 from tailkeep.study.spec import MethodEntry, StudySpec, study_text
 from tailkeep.study.store import Store
 
@@ -85,25 +86,18 @@ class Batch:
 
 def joint_counts(labels: Ints, baseline: NDArray[np.float32], candidate: NDArray[np.float32]) -> Counts:
     """Return the counts by class of two models' logits (N, C) on the same images with ``labels`` (N,)."""
-    classes = baseline.shape[1]
-    right, then = (logits.argmax(1) == labels for logits in (baseline, candidate))
-
-    def by_class(rows: NDArray[np.bool_]) -> tuple[int, ...]:
-        return tuple(np.bincount(labels[rows], minlength=classes).tolist())
-
-    return Counts(by_class(np.ones(len(labels), dtype=bool)), by_class(right & ~then), by_class(~right & then))
+    before, after = metrics.predicted(baseline), metrics.predicted(candidate)
+    joint = metrics.paired_counts(labels, after, before, baseline.shape[1])
+    n = joint.n11 + joint.n10 + joint.n01 + joint.n00
+    return Counts(*(tuple(counts.tolist()) for counts in (n, joint.n10, joint.n01)))
 
 
 def open_spec(spec: StudySpec, setup: Setup) -> Study:
     """Resolve and plan a study that is in memory, and keep the cells of the chosen seed alone."""
-    from tailkeep.study.resolve import Where, resolve
-
-    options = setup.options
     spec = spec.model_copy(update={"name": f"{spec.name[:50]} (recommend)"})
-    resolved = resolve(spec, Where(options.data_root, options.cache, options.device, options.model_code))
-    plan = build_plan(resolved)
-    plan.cells = [cell for cell in plan.cells if cell.labels["seed"] == setup.seed]
-    return Study(spec, study_text(spec), resolved, plan, Store(options.store), options)
+    study = plan_study(spec, study_text(spec), setup.options)
+    study.plan.cells = [cell for cell in study.plan.cells if cell.labels["seed"] == setup.seed]
+    return study
 
 
 def smaller_dense(setup: Setup) -> Setup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tailkeep.study.plan import closure
 from tailkeep.study.spec import MethodEntry, StudySpec
 from tailkeep.training.recipe import Recipe
 
@@ -46,7 +47,8 @@ def candidates_of(study: StudySpec, baseline: str, smaller_models: tuple[str, ..
         for entry in study.methods:
             if entry.models is not None and label not in entry.models:
                 continue
-            chain = tuple(name for name in methods if name in _closure(entry.name, methods))
+            stands_on = closure(entry.name, lambda name: _linked(methods[name], methods))
+            chain = tuple(name for name in methods if name in stands_on)
             entries = [methods[name] for name in chain]
             found.append(
                 Candidate(
@@ -61,16 +63,9 @@ def candidates_of(study: StudySpec, baseline: str, smaller_models: tuple[str, ..
     return tuple(found)
 
 
-def _closure(name: str, methods: dict[str, MethodEntry]) -> set[str]:
-    """A method with its parents and teachers, and theirs."""
-    found: set[str] = set()
-    todo = [name]
-    while todo:
-        here = todo.pop()
-        if here in methods and here not in found:
-            found.add(here)
-            todo += [linked for linked in (methods[here].parent, methods[here].teacher) if linked]
-    return found
+def _linked(entry: MethodEntry, methods: dict[str, MethodEntry]) -> list[str]:
+    """The methods that are a method's parent or teacher."""
+    return [name for name in (entry.parent, entry.teacher) if name in methods]
 
 
 def _length(recipe: Recipe | None) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tailkeep.analysis.gate import Check
 from tailkeep.errors import StepFailed
-from tailkeep.recommend.batches import Batch, Counts, Runner
+from tailkeep.recommend.batches import Batch, Runner
 from tailkeep.recommend.search import Searched
 from tailkeep.recommend.setup import Setup
 
@@ -15,27 +15,25 @@ class HeldOut:
     def __init__(self, setup: Setup, searched: Searched, runner: Runner) -> None:
         self.setup, self.searched, self.runner = setup, searched, runner
         self.batches: dict[float, Batch] = {}
-        self.counts: dict[str, Counts] = {}
+
+    def batch(self, share: float) -> Batch:
+        """Return the candidates that had ``share`` of their fine-tuning, on the test split; none is predicted yet."""
+        if share not in self.batches:
+            found = self.searched.found.values()
+            same = [each.candidate for each in found if each.share == share and each.forecast is not None]
+            self.batches[share] = Batch(self.setup, same, share, "test")
+        return self.batches[share]
 
     def checks(self, name: str) -> list[Check]:
         """Predict the test images by a candidate as it was trained, and return one check a class.
 
         Raises ``StepFailed`` where the prediction cannot be made.
         """
-        share = self.searched.found[name].share
-        if share not in self.batches:
-            same = [
-                each.candidate
-                for each in self.searched.found.values()
-                if each.share == share and each.forecast is not None
-            ]
-            self.batches[share] = Batch(self.setup, same, share, "test")
-        batch = self.batches[share]
+        batch = self.batch(self.searched.found[name].share)
         failed = batch.run(self.runner, [name])
         if failed:
             raise StepFailed("held_out", "; ".join(f"{each or 'baseline'}: {why}" for each, why in failed.items()))
         counts = batch.counts(name)
-        self.counts[name] = counts
         limit = self.setup.request.limit
         rows = zip(self.setup.class_names, counts.n, counts.n10, counts.n01, strict=True)
         return [Check("drop", "class", class_name, n, n10, n01, limit) for class_name, n, n10, n01 in rows]

@@ -73,7 +73,8 @@ def recommend(setup: Setup, out: Path, say: Say, runner: Runner = quiet) -> Reco
     batch = None
     decision = decide((), (), lambda name: [], request.confidence)
     if searched.order:
-        batch = Batch(setup, [setup.candidate(name) for name in searched.order], 1.0, "test")
+        held_out = HeldOut(setup, searched, quiet)
+        batch = held_out.batch(1.0)
         digest = batch.study.resolved.datasets[setup.study.data[0].source.label]["test"]
         before = write_order(order_record(setup, searched, digest), out, setup.options.store)
         if before:
@@ -82,7 +83,6 @@ def recommend(setup: Setup, out: Path, say: Say, runner: Runner = quiet) -> Reco
                 "the confidence holds for each answer by itself, not for the best of them"
             )
         say(f"order fixed: {', '.join(searched.order)}")
-        held_out = HeldOut(setup, searched, quiet)
         decision = decide(searched.order, searched.given_up, held_out.checks, request.confidence)
     answer = compose(setup, searched, decision, batch, notes, out)
     write_json(out / "recommendation.json", answer.to_dict())

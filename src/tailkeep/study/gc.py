@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tailkeep.errors import BadInput
-from tailkeep.files import remove_folder
+from tailkeep.files import is_temporary, remove_folder
 from tailkeep.study.lease import Holder, Lease, busy
 from tailkeep.study.limits import storage_errors
 from tailkeep.study.plan import VERSIONS
@@ -130,7 +130,7 @@ def _what(path: Path) -> str:
     _, _, rest = path.name.partition(".")
     if path.name.startswith("."):
         gone = path.name.endswith(".gone")
-        return "leftover" if gone or (path.name.endswith(".tmp") and time.time() - path.stat().st_mtime > OLD) else ""
+        return "leftover" if gone or (is_temporary(path) and time.time() - path.stat().st_mtime > OLD) else ""
     if rest.startswith("damaged") or path.name.endswith(".json.damaged"):
         return "damaged"
     if path.parent.name not in VERSIONS:

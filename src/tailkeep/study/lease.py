@@ -25,7 +25,7 @@ from types import TracebackType
 
 import psutil
 
-from tailkeep.files import create_whole, make_folder
+from tailkeep.files import create_whole, make_folder, temporary_name
 
 HEARTBEAT = 10.0
 """Seconds between the touches of a lease."""
@@ -141,7 +141,7 @@ def _reclaim(path: Path, dead: Holder) -> None:
         again = read_holder(path)
         if again is None or again.token != dead.token:
             return
-        grave = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        grave = temporary_name(path)
         try:
             os.rename(path, grave)
         except FileNotFoundError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailkeep.errors import BadInput
 from tailkeep.study.engine import Engine, Event, Outcome, needed
-from tailkeep.study.estimate import duration, step_seconds, summary
+from tailkeep.study.estimate import duration, estimate, step_seconds, summary
 from tailkeep.study.imported import remaining
 from tailkeep.study.limits import check_room
 from tailkeep.study.plan import Plan, Step, build_plan
@@ -98,7 +98,7 @@ class Study:
         runtime = self.runtime()
         here = environment(runtime)
         data = self.resolved.datasets
-        check_room(self.store.root, summary(self.plan, self.store, self.todo, 1)["estimate_bytes"])
+        check_room(self.store.root, estimate(self.plan, self.store, self.todo).bytes)
         with at_work(self.store, self.plan.name, self.plan.goals):
             check_record(self.store, self.plan.name, data, here, self.options.new_data, self.options.new_env)
             steps = [[step.kind, key] for key, step in self.plan.steps.items()]
@@ -157,17 +157,23 @@ class Study:
 
 def open_study(path: Path, options: Options) -> Study:
     """Read, check, resolve and plan a study file. Raises ``BadInput`` before any compute."""
-    from tailkeep.study.resolve import Where, resolve
     from tailkeep.study.spec import load_study
 
     if options.store.exists() and not options.store.is_dir():
         raise BadInput(f"--store {options.store}: is a file; the store is a folder")
     spec, text = load_study(path, options.overrides)
     _not_too_many(spec, options)
+    study = plan_study(spec, text, options)
+    _seeds_differ(study.plan)
+    return study
+
+
+def plan_study(spec: StudySpec, text: str, options: Options) -> Study:
+    """Resolve and plan a checked spec; ``text`` is what it was read from, or says the same."""
+    from tailkeep.study.resolve import Where, resolve
+
     resolved = resolve(spec, Where(options.data_root, options.cache, options.device, options.model_code))
-    plan = build_plan(resolved)
-    _seeds_differ(plan)
-    return Study(spec, text, resolved, plan, Store(options.store), options)
+    return Study(spec, text, resolved, build_plan(resolved), Store(options.store), options)
 
 
 def _seeds_differ(plan: Plan) -> None:
