@@ -50,6 +50,15 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def results_folder(folder: Path) -> Path:
+    """Make the folder of --out, so that a place that cannot be made is known before any compute; return it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {folder}: cannot be made ({error.strerror})") from error
+    return folder
+
+
 def write_atomic(path: Path, data: bytes | str, make_parent: bool = True) -> None:
     """Write ``data`` so that a reader (or a kill) sees the old file or the new one, never a part.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailkeep.errors import BadInput
-from tailkeep.files import write_atomic, write_json
+from tailkeep.files import results_folder, write_atomic, write_json
 from tailkeep.recommend.answer import Recommendation
 from tailkeep.recommend.batches import Batch, Runner, smaller_dense
 from tailkeep.recommend.compose import compose
@@ -91,12 +91,7 @@ def recommend(setup: Setup, out: Path, say: Say, runner: Runner = quiet) -> Reco
 
 def out_folder(out: Path | None, study: Path) -> Path:
     """Make the folder of the results, before any compute. Raises ``BadInput`` where that cannot be done."""
-    folder = out or Path("tailkeep-results") / f"{study.stem} recommend"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {folder}: cannot be made ({error.strerror})") from error
-    return folder
+    return results_folder(out or Path("tailkeep-results") / f"{study.stem} recommend")
 
 
 def announce(setup: Setup, say: Say) -> None:

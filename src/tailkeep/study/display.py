@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from tailkeep.errors import BadInput
-from tailkeep.files import read_json, write_atomic, write_json
+from tailkeep.files import read_json, results_folder, write_atomic, write_json
 from tailkeep.study.engine import Event, Outcome
 from tailkeep.study.estimate import duration
 from tailkeep.study.imported import Imported, imported, is_brought
@@ -142,11 +142,7 @@ class Results:
 
 def check_out(study: Study, out: Path | None) -> None:
     """Make the folder of the results, so that a place that cannot be written is known before hours of compute."""
-    folder = out or Path("tailkeep-results") / study.plan.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {folder}: cannot be made ({error.strerror})") from error
+    results_folder(out or Path("tailkeep-results") / study.plan.name)
 
 
 def write_results(study: Study, out: Path | None) -> Results:
