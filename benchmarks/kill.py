@@ -1,12 +1,14 @@
 """Kills and faults: whatever happens to a run, the next one ends with the result of an undisturbed one.
 
-    python benchmarks/kill.py [--kills 20] [--faults 40] [--worker-kills 0] [--naive-kills 20] [--seed 0] [--verbose]
+    python benchmarks/kill.py [--kills 20] [--faults 40] [--worker-kills 0] [--ray-kills 0] [--naive-kills 20]
+                              [--seed 0] [--verbose]
 
 1. SIGKILLs at random moments of a small study on digits, over and over, each followed by a run that goes on.
 2. A fault at every operation on a file of one cell (a training and its prediction): the process is killed there, or
    gets ENOSPC or EIO, or a short write; then the run is repeated without. ``--faults N`` takes N of them, spread
    evenly; 0 takes every one.
-3. ``--worker-kills``: SIGKILLs of worker processes under a pool of two.
+3. ``--worker-kills``: SIGKILLs of worker processes under a pool of two. ``--ray-kills``: the same under Ray, on a
+   cluster of this machine with two CPUs; a step's tries must not pass three a run.
 4. The same kills over a planted naive store, where a step that exists is done: it must be found out.
 
 Counted: another result hash, finished steps that were done again, damaged steps that were accepted, runs that ended
@@ -17,21 +19,40 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from harness import NaiveStore, chooser, complaints, finished, fork, fresh, lines, placed, run, study_of, wait, warm
+from harness import (
+    NaiveStore,
+    chooser,
+    complaints,
+    finished,
+    fork,
+    fresh,
+    lines,
+    note,
+    placed,
+    run,
+    study_of,
+    wait,
+    warm,
+)
 
+from tailkeep.study.limits import RETRIES
 from tailkeep.study.results import result_hash
 from tailkeep.study.runner import Study
 from tailkeep.study.store import Store
 
+AT_WORK = re.compile(r"spawn_main|ray::attempt")
 KINDS = ("kill", "ENOSPC", "EIO", "short")
 
 
@@ -40,6 +61,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--faults", type=int, default=40, help="0: every operation, with every kind of fault")
     parser.add_argument("--worker-kills", type=int, default=0)
+    parser.add_argument("--ray-kills", type=int, default=0, help="needs tailkeep[ray]")
     parser.add_argument("--naive-kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="show what the faults lead to")
@@ -57,6 +79,9 @@ def main() -> None:
             wrong += show(
                 "SIGKILLs of workers", worker_kills(study, folder, options.worker_kills, expected, options.seed)
             )
+        if options.ray_kills:
+            ray = worker_kills(study, folder, options.ray_kills, expected, options.seed, "ray")
+            wrong += show("SIGKILLs of workers under Ray", ray)
         if options.naive_kills:
             peace, _ = undisturbed(study, folder / "naive-whole", NaiveStore)
             assert peace == expected, "the naive store must be right as long as nobody disturbs it"
@@ -149,24 +174,32 @@ def operations_of(study: Study, folder: Path, kind: str) -> int:
     return int(next(line[1] for line in lines(journal) if line[0] == "operations"))
 
 
-def worker_kills(study: Study, folder: Path, count: int, expected: str, seed: int) -> dict[str, Counter[str]]:
-    """Kill random workers of a pool of two."""
+def worker_kills(
+    study: Study, folder: Path, count: int, expected: str, seed: int, engine: str = "processes"
+) -> dict[str, Counter[str]]:
+    """Kill random workers of a pool of two, or of a Ray cluster of two CPUs."""
     rng, wrong, seen = chooser(seed), Counter[str](), Counter[str]()
     while seen["killed"] < count:
-        here = placed(study, fresh(folder / "pool"), workers=2, retry_failed=True)
+        here = placed(study, fresh(folder / "pool"), workers=2, retry_failed=True, engine=engine)
         seen["stores"] += 1
         code = 1
         for _ in range(20):  # a step that lost three workers in turn is stored as failed; the next run tries it again
-            pid = fork(run(here))
+            journal = folder / "pool.journal"
+            journal.unlink(missing_ok=True)
+            pid = fork(told(here, journal))
             parent = psutil.Process(pid)
             while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
                 time.sleep(rng.uniform(0.1, 1.0))
                 workers = workers_of(parent)
                 if workers and seen["killed"] < count and rng.random() < 0.3:
-                    rng.choice(workers).kill()
-                    seen["killed"] += 1
+                    with suppress(psutil.NoSuchProcess):
+                        rng.choice(workers).kill()
+                        seen["killed"] += 1
             code = os.waitstatus_to_exitcode(found[1])
             seen[f"exit code {code}"] += 1
+            tries = Counter(key for what, key in lines(journal) if what == "start")
+            seen["tries after the first"] += sum(tries.values()) - len(tries)
+            wrong["steps tried more than three times in a run"] += sum(n > 1 + RETRIES for n in tries.values())
             if code == 0:
                 break
         if code != 0:
@@ -176,10 +209,21 @@ def worker_kills(study: Study, folder: Path, count: int, expected: str, seed: in
     return {"seen": seen, "wrong": +wrong}
 
 
+def told(study: Study, journal: Path) -> Callable[[], int]:
+    """Return what a child does: the study, with what its engine says in a journal."""
+
+    def action() -> int:
+        outcome = study.run(lambda event: note(journal, f"{event.what} {event.step.key}"))
+        return 3 if outcome.failed else 0
+
+    return action
+
+
 def workers_of(parent: psutil.Process) -> list[psutil.Process]:
-    """The processes of a pool; a run has others too, such as multiprocessing's own."""
+    """The processes of a pool, and those that are at a step under Ray; a run has others too."""
     try:
-        return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+        children = parent.children(recursive=True)
+        return [child for child in children if AT_WORK.search(" ".join(child.cmdline()))]
     except psutil.Error:  # one ended meanwhile
         return []
 

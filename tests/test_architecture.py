@@ -42,6 +42,7 @@ STUDY_PLAIN = {
         for name in ("plan", "stages", "store", "engine", "estimate", "record", "result_hash", "results", "imported")
     ),
     *(f"study.{name}" for name in ("lease", "carry", "limits", "pool", "verify", "gc", "retry")),
+    *(f"study.{name}" for name in ("ray_pool", "ray_cluster")),
     *(f"study.travel{part}" for part in ("", "_archive", "_check", "_collect", "_format", "_frame")),
 }
 # Of an audit, only what shows it draws.

@@ -14,8 +14,11 @@ from tailkeep import __version__
 from tailkeep.cli_audit import register as register_audit
 from tailkeep.cli_options import (
     STORE,
+    Address,
     DataRoot,
     Device,
+    Engine,
+    GpusPerStep,
     Json,
     ModelCode,
     NewData,
@@ -105,6 +108,9 @@ def run(
     workers: Workers = 0,
     threads: Threads = 1,
     device: Device = "cpu",
+    engine: Engine = "processes",
+    address: Address = None,
+    gpus_per_step: GpusPerStep = None,
     model_code: ModelCode = None,
     overrides: Overrides = None,
     out: Out = None,
@@ -128,7 +134,7 @@ def run(
         _options(
             store=store, data_root=data_root, workers=workers, threads=threads, device=device, model_code=model_code,
             overrides=overrides, retry_failed=retry_failed, new_data=new_data, new_env=new_env, yes=yes,
-            step_limit=step_limit or None,
+            step_limit=step_limit or None, engine=engine, address=address, gpus_per_step=gpus_per_step,
         ),
     )  # fmt: skip
     check_out(opened, out)

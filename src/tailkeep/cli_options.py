@@ -20,6 +20,16 @@ DataRoot = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 is one a core. Never changes a result.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each step. Other threads give other rounding.")]
+Engine = Annotated[str, typer.Option(metavar="processes|ray", help="What runs the steps: processes here, or Ray.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT.", show_default="one started here"
+    ),
+]
+GpusPerStep = Annotated[
+    float | None, typer.Option("--gpus-per-step", help="Part of a GPU that Ray reserves for a step.", show_default="1")
+]
 ModelCode = Annotated[
     str | None,
     typer.Option("--model-code", metavar="MODULE:FACTORY", help="Your own model (kind: user). This runs your code."),

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tailkeep.errors import BadInput
 from tailkeep.study.limits import StorageFailed, TryAgain
 from tailkeep.study.plan import Step
 from tailkeep.study.store import Store
+
+
+class Odd(Exception):
+    """An error that does not come through a pickle."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
 
 
 def act(step: Step, runtime: Any) -> str:
@@ -22,6 +31,12 @@ def act(step: Step, runtime: Any) -> str:
     if what == "die":
         wait_until(lambda: set(diary_of(runtime)) - {step.key})  # a neighbour is at work
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "killed" and diary_of(runtime).count(step.key) <= step.spec.get("times", 99):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "patient":
+        wait_until(lambda: Path(runtime.mended).exists())
+    if what == "nap":
+        time.sleep(2.5)
     if what == "linger":
         wait_until(lambda: diary_of(runtime).count("killer"))
         time.sleep(1)  # longer than it takes to die with the killer
@@ -33,6 +48,10 @@ def act(step: Step, runtime: Any) -> str:
         raise TryAgain("out_of_memory", "no room for 8 GB")
     if what == "full":
         raise StorageFailed("disk_full", "disk_full: no space is left")
+    if what == "input":
+        raise BadInput("the data changed")
+    if what == "odd":
+        raise Odd("one", "two")
     if what == "crash":
         raise RuntimeError("a fault of tailkeep")
     status = "failed" if what == "fail" and not Path(runtime.mended).exists() else "done"
@@ -41,6 +60,12 @@ def act(step: Step, runtime: Any) -> str:
     record = {"status": status, "seconds": 1.0}
     store.publish(step.kind, step.key, record if status == "done" else {**record, "reason": "nan", "detail": "of rate"})
     return status
+
+
+def surroundings(step: Step, runtime: Any) -> str:
+    """What a worker process has around it when its step begins."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return " ".join([*(os.environ.get(name, "-") for name in names), str("torch" in sys.modules), os.getcwd()])
 
 
 def wait_until(happened: Callable[[], Any]) -> None:

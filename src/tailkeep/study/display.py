@@ -67,7 +67,7 @@ class Display:
             stored = len(self.study.plan.trainings()) - self.trainings
             self.console.print(
                 f"[bold]{escape(self.study.plan.name)}[/]: {self.trainings} trainings to do, {stored} stored already, "
-                f"{self.study.options.worker_count} at a time"
+                f"{self.study.options.at_a_time}"
             )
         self.progress.start()
         self.total = self.progress.add_task("all", total=max(self.work, 1e-9), note="")

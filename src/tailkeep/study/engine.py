@@ -98,6 +98,8 @@ class Engine:
         self._running: dict[cf.Future[str], Step] = {}
         self._order = {key: position for position, key in enumerate(plan.steps)}
         self._tried: set[str] = set()
+        self._last: dict[str, TryAgain] = {}
+        self._retries_alone = True
 
     def run(self) -> Outcome:
         """Do all the missing steps; a failed step stops its descendants alone. Raises ``StorageFailed``."""
@@ -106,6 +108,7 @@ class Engine:
             sorter = graphlib.TopologicalSorter({k: [p for p in s.parents if p in steps] for k, s in steps.items()})
             sorter.prepare()
             executor = self._executor()
+            self._retries_alone = getattr(executor, "retries_alone", True)
             try:
                 self._loop(sorter, executor)
             except BaseException:
@@ -139,7 +142,7 @@ class Engine:
         settled, passed = [], []
         while self._ready and self._may_start(step := self.plan.steps[self._ready[0][2]]):
             entry = heapq.heappop(self._ready)
-            if self._settled(step):
+            if self._settled(step) or self._give_up(step):
                 settled.append(step.key)
                 continue
             holder = holder_of(step, self.store)
@@ -165,10 +168,11 @@ class Engine:
 
     def _may_start(self, step: Step) -> bool:
         """Whether a worker is free for a step. What lost a worker or its memory runs alone the next time, with all of
-        the machine's memory. What measures time runs alone in any case.
+        the machine's memory, where the executor is one machine. What measures time runs alone in any case.
         """
         running = list(self._running.values())
-        alone = [one for one in (step, *running) if one.key in self.attempts or one.kind == "measure"]
+        again = self.attempts if self._retries_alone else {}
+        alone = [one for one in (step, *running) if one.key in again or one.kind == "measure"]
         return not running if alone else len(running) < self.workers
 
     def _settled(self, step: Step) -> bool:
@@ -219,6 +223,16 @@ class Engine:
         if self.attempts[step.key] <= RETRIES:
             self.on_event(Event("retry", step, str(lost)))
             return False
+        self._last[step.key] = lost
+        return self._give_up(step)
+
+    def _give_up(self, step: Step) -> bool:
+        """Store a step as failed whose tries are used up; False where it has more, or where its holder, on another
+        machine, is not yet seen to be dead: then it waits for that.
+        """
+        if step.key not in self._last:
+            return False
+        lost = self._last[step.key]
         detail = f"{self.attempts[step.key]} times in turn; the last time: {lost.detail}"
         with suppress(FileNotFoundError):
             if store_failure(step, self.store, lost.reason, detail):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from tailkeep.study.estimate import duration, estimate, step_seconds, summary
 from tailkeep.study.imported import remaining
 from tailkeep.study.limits import check_room
 from tailkeep.study.plan import Plan, Step, build_plan
+from tailkeep.study.ray_cluster import check_engine
 from tailkeep.study.record import at_work, check_record, write_record
 from tailkeep.study.store import Store
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tailkeep.analysis.result import StudyAnalysis
+    from tailkeep.study.ray_cluster import Workers
     from tailkeep.study.resolve import Resolved
     from tailkeep.study.spec import StudySpec
 
@@ -33,7 +36,8 @@ class Options:
     """Settings that change no result. ``workers`` 0 takes one process a core (one on a GPU), each of ``threads``.
 
     ``step_limit`` is in minutes of wall-clock time, after which a step counts as hung; None for none. ``own`` also does
-    what results from elsewhere were imported for.
+    what results from elsewhere were imported for. ``engine`` "ray" runs the steps on the Ray cluster at ``address``, or
+    on one that is started here; ``workers`` 0 is then as many as it takes, a step on ``gpus_per_step`` (1) of a GPU.
     """
 
     store: Path = Path("tailkeep-store")
@@ -51,16 +55,28 @@ class Options:
     checkpoint_every: float = 30.0
     step_limit: float | None = None
     own: bool = False
+    engine: str = "processes"
+    address: str | None = None
+    gpus_per_step: float | None = None
+
+    @property
+    def cores(self) -> int:
+        """The cores of this machine that this process may use."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     @property
     def worker_count(self) -> int:
-        """Worker processes."""
+        """Worker processes; a guess for a cluster, which says only at the run how many it takes."""
         if self.workers:
             return self.workers
-        if self.device != "cpu":
-            return 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.threads)
+        return 1 if self.device != "cpu" else max(1, self.cores // self.threads)
+
+    @property
+    def at_a_time(self) -> str:
+        """How many steps run at a time, in words."""
+        known = self.workers or self.engine != "ray" or (self.address is None and self.device == "cpu")
+        count = f"{self.worker_count} at a time" if known else "as many at a time as the cluster takes"
+        return f"{count}, by Ray" if self.engine == "ray" else count
 
 
 @dataclass
@@ -99,7 +115,7 @@ class Study:
         here = environment(runtime)
         data = self.resolved.datasets
         check_room(self.store.root, estimate(self.plan, self.store, self.todo).bytes)
-        with at_work(self.store, self.plan.name, self.plan.goals):
+        with self._workers(runtime, here) as workers, at_work(self.store, self.plan.name, self.plan.goals):
             check_record(self.store, self.plan.name, data, here, self.options.new_data, self.options.new_env)
             steps = [[step.kind, key] for key, step in self.plan.steps.items()]
             record = {"name": self.plan.name, "spec": self.text, "goals": self.plan.goals, "environment": here}
@@ -109,13 +125,22 @@ class Study:
                 self.open_plan,
                 self.store,
                 run_step,
-                runtime,
-                self.options.worker_count,
+                runtime if workers is None else workers.runtime,
+                self.options.worker_count if workers is None else workers.count,
                 on_event,
                 on_wait,
                 self.options.retry_failed,
                 None if limit is None else 60 * limit,
+                None if workers is None else workers.executor,
             ).run()
+
+    def _workers(self, runtime: Any, here: dict[str, Any]) -> AbstractContextManager[Workers | None]:
+        """The cluster that runs the steps; None for this machine's processes, or where there is nothing to run."""
+        if self.options.engine != "ray" or not self.todo:
+            return nullcontext()
+        from tailkeep.study.ray_cluster import connected
+
+        return connected(self.options, runtime, here)
 
     def runtime(self) -> Any:
         """What the workers need beside the steps."""
@@ -161,6 +186,7 @@ def open_study(path: Path, options: Options) -> Study:
 
     if options.store.exists() and not options.store.is_dir():
         raise BadInput(f"--store {options.store}: is a file; the store is a folder")
+    check_engine(options)
     spec, text = load_study(path, options.overrides)
     _not_too_many(spec, options)
     study = plan_study(spec, text, options)
