@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 RUNTIMES = {"onnx": "ONNX Runtime", "executorch": "ExecuTorch"}
 SHOWN = 10
 """Classes of an exported file that are named, the worst first."""
+LOOK = 1.0
+"""Seconds between looks at the progress of what runs; a training writes it once a second."""
 COLOURS = {"not robust": "red", "robust": "green", "more robust": "green", "cannot tell": "yellow"}
 
 
@@ -53,6 +55,8 @@ class Display:
         self.done = 0
         self.started = time.monotonic()
         self.running: dict[str, Any] = {}
+        self._shares: dict[str, float] = {}
+        self._looked = -LOOK
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -85,6 +89,7 @@ class Display:
                 self.tasks[step.key] = self.progress.add_task(f"  {escape(step.label)}", total=1.0, note="")
             return
         self.running.pop(step.key, None)
+        self._shares.pop(step.key, None)
         if step.key in self.tasks:
             self.progress.remove_task(self.tasks.pop(step.key))
         if event.what == "retry":
@@ -112,16 +117,20 @@ class Display:
 
     def _now(self) -> float:
         """The estimated work that is done, running steps by what they last said of themselves in their small files."""
-        now = self.finished
+        if time.monotonic() - self._looked >= LOOK:  # hundreds of files, where hundreds of steps run
+            self._looked = time.monotonic()
+            self._look()
+        steps = self.running.items()
+        return self.finished + sum(self.study.seconds(step) * self._shares.get(key, 0.0) for key, step in steps)
+
+    def _look(self) -> None:
         for key, step in self.running.items():
             facts = self.study.store.progress(step.kind, key)
             if facts:
-                share = facts["step"] / facts["steps"]
-                now += self.study.seconds(step) * share
+                self._shares[key] = facts["step"] / facts["steps"]
                 if self.live:
                     note = f"loss {facts['loss']:.3f}, {facts['images_per_second']:,} images/s"
-                    self.progress.update(self.tasks[key], completed=share, note=note)
-        return now
+                    self.progress.update(self.tasks[key], completed=self._shares[key], note=note)
 
     def wait(self) -> None:
         """Refresh the bars."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures as cf
 import graphlib
 import heapq
+import queue
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +25,7 @@ from tailkeep.study.pool import Executor, InProcesses, InThread
 from tailkeep.study.store import Store
 
 TICK = 0.25
-"""Seconds between looks at steps that other processes hold."""
+"""Seconds between looks at steps that other processes hold, and the longest that a display waits for a word."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,18 @@ def needed(plan: Plan, store: Store, retry_failed: bool = False) -> dict[str, St
 
     A stored leaf needs no parent, nor does a stored failure that is not to be tried again.
     """
-    damaged = [key for kind, key in store.damaged() if key in plan.steps and plan.steps[key].kind == kind]
-    todo = damaged + [key for key in plan.goals if store.status(plan.steps[key].kind, key) != "done"]
+    todo = [key for kind, key in store.damaged() if key in plan.steps and plan.steps[key].kind == kind]
+    todo += plan.goals
     found: dict[str, Step] = {}
+    done: set[str] = set()
     while todo:
         key = todo.pop()
+        if key in found or key in done:
+            continue
         step = plan.steps[key]
         status = store.status(step.kind, key)
-        if key in found or status == "done":
+        if status == "done":
+            done.add(key)
             continue
         found[key] = step
         if status == "missing" or retry_failed:
@@ -95,7 +100,10 @@ class Engine:
         self.waiting: dict[str, Holder | None] = {}
         """Steps that wait for another process, and for which."""
         self._ready: list[tuple[bool, int, str]] = []
+        self._passed: list[tuple[bool, int, str]] = []
+        self._look_again = 0.0
         self._running: dict[cf.Future[str], Step] = {}
+        self._ended: queue.SimpleQueue[cf.Future[str]] = queue.SimpleQueue()
         self._order = {key: position for position, key in enumerate(plan.steps)}
         self._tried: set[str] = set()
         self._last: dict[str, TryAgain] = {}
@@ -123,9 +131,7 @@ class Engine:
                 self._queue(key)
             settled = self._start(executor)
             sorter.done(*settled)
-            finished, _ = cf.wait(self._running, timeout=TICK, return_when=cf.FIRST_COMPLETED)
-            if not self._running and not settled:
-                time.sleep(TICK)  # all that is ready is at work elsewhere
+            finished = self._finished(0 if settled else TICK)  # what was settled may have made others ready
             self.on_wait()
             for future in finished:
                 step = self._running.pop(future)
@@ -134,12 +140,32 @@ class Engine:
                 else:
                     self._queue(step.key)
 
+    def _finished(self, patience: float) -> list[cf.Future[str]]:
+        """The futures that ended since the last look; waits up to ``patience`` seconds for one.
+
+        They say so themselves: to look at all that run would cost each step in proportion to the workers.
+        """
+        found = []
+        with suppress(queue.Empty):
+            found.append(self._ended.get(timeout=patience))
+            while True:
+                found.append(self._ended.get_nowait())
+        return found
+
     def _queue(self, key: str) -> None:
         heapq.heappush(self._ready, (key not in self.attempts, self._order[key], key))
 
     def _start(self, executor: Executor) -> list[str]:
-        """Start what is ready, as far as workers are free; return the keys of steps that need no work (any more)."""
-        settled, passed = [], []
+        """Start what is ready, as far as workers are free; return the keys of steps that need no work (any more).
+
+        A step that another process holds is passed over, and looked at again after ``TICK``: not at every step's end.
+        """
+        settled = []
+        keeping: set[str] = set()
+        if self._passed and time.monotonic() >= self._look_again:
+            for entry in self._passed:
+                heapq.heappush(self._ready, entry)
+            self._passed.clear()
         while self._ready and self._may_start(step := self.plan.steps[self._ready[0][2]]):
             entry = heapq.heappop(self._ready)
             if self._settled(step) or self._give_up(step):
@@ -148,16 +174,24 @@ class Engine:
             holder = holder_of(step, self.store)
             if holder is not None:
                 self.waiting[step.key] = holder
-                passed.append(entry)
+                self._pass_over(entry)
+                if holder.token in keeping:  # one lease that keeps two steps is a measurement's, and keeps all of them
+                    break
+                keeping.add(holder.token)
                 continue
             self.waiting.pop(step.key, None)
             self._tried.add(step.key)
             limit = None if step.kind == "measure" else self.step_limit
-            self._running[executor.submit(self.work, step, self.runtime, limit)] = step
+            future = executor.submit(self.work, step, self.runtime, limit)
+            self._running[future] = step
+            future.add_done_callback(self._ended.put)
             self.on_event(Event("start", step))
-        for entry in passed:
-            heapq.heappush(self._ready, entry)
         return settled
+
+    def _pass_over(self, entry: tuple[bool, int, str]) -> None:
+        if not self._passed:
+            self._look_again = time.monotonic() + TICK
+        self._passed.append(entry)
 
     def _executor(self) -> Executor:
         if self.make_executor is not None:
@@ -170,10 +204,13 @@ class Engine:
         """Whether a worker is free for a step. What lost a worker or its memory runs alone the next time, with all of
         the machine's memory, where the executor is one machine. What measures time runs alone in any case.
         """
-        running = list(self._running.values())
-        again = self.attempts if self._retries_alone else {}
-        alone = [one for one in (step, *running) if one.key in again or one.kind == "measure"]
-        return not running if alone else len(running) < self.workers
+        if not self._running:
+            return True
+        other = next(iter(self._running.values()))  # where one runs alone, it is this one
+        return len(self._running) < self.workers and not (self._alone(step) or self._alone(other))
+
+    def _alone(self, step: Step) -> bool:
+        return step.kind == "measure" or (self._retries_alone and step.key in self.attempts)
 
     def _settled(self, step: Step) -> bool:
         """Whether a step needs no work: stored as failed before, a parent failed, or done by another process."""

@@ -127,18 +127,28 @@ def build_plan(resolved: Any) -> Plan:
         for model in resolved.models:
             if setting["twin"] != "imbalanced" and not model["twins"]:
                 continue
+            seeds: dict[int, _Cells] = {}
             for seed in resolved.options["seeds"]:
-                _Cells(plan, resolved, setting, model, seed).add_all()
+                _Cells.of(seed, seeds, plan, resolved, setting, model).add_all()
     if resolved.options["churn_floor"]:
         _churn_floor(plan, resolved)
     return plan
 
 
 class _Cells:
-    """The cells of one (dataset, setting, twin, model, seed)."""
+    """The cells of one (dataset, setting, twin, model, seed). ``seeds`` holds those of the other seeds, by seed."""
 
-    def __init__(self, plan: Plan, resolved: Any, setting: dict[str, Any], model: dict[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        seeds: dict[int, _Cells],
+        plan: Plan,
+        resolved: Any,
+        setting: dict[str, Any],
+        model: dict[str, Any],
+    ) -> None:
         self.plan, self.resolved, self.setting, self.model, self.seed = plan, resolved, setting, model, seed
+        self.seeds = seeds
         self.data = setting["data"][str(seed)]
         self.options = resolved.options
         fixed = self.options["training_seed"]
@@ -148,7 +158,15 @@ class _Cells:
         self.made: dict[str, str] = {}
         self.depths: dict[str, int] = {"dense": 0}
 
+    @classmethod
+    def of(cls, seed: int, seeds: dict[int, _Cells], *where: Any) -> _Cells:
+        """Return those of a seed, made once: an ensemble asks for the teachers of all other seeds, for each seed."""
+        if seed not in seeds:
+            seeds[seed] = cls(seed, seeds, *where)
+        return seeds[seed]
+
     def add_all(self) -> None:
+        self._first = len(self.plan.cells)
         self.made["dense"] = self._dense()
         dense = self._cell("dense", "dense", self.made["dense"], {})
         for name, method in self.methods.items():
@@ -211,8 +229,9 @@ class _Cells:
         teachers = {"teacher": parents.get("teacher", parents["parent"])}
         for seed in seeds:
             if seed != self.seed:
-                other = _Cells(self.plan, self.resolved, self.setting, self.model, seed)
-                other.made["dense"] = other._dense()
+                other = _Cells.of(seed, self.seeds, self.plan, self.resolved, self.setting, self.model)
+                if "dense" not in other.made:
+                    other.made["dense"] = other._dense()
                 teachers[f"teacher_{len(teachers)}"] = (
                     other.made["dense"] if name == "dense" else other._transform(name)
                 )
@@ -293,10 +312,7 @@ class _Cells:
             return
         parents: dict[str, str] = {}
         names: dict[str, str] = {}
-        for cell in self.plan.cells:
-            own = all(cell.labels[name] == self.setting[name] for name in ("dataset", "setting", "twin"))
-            if not own or (cell.labels["model"], cell.labels["seed"]) != (self.model["label"], self.seed):
-                continue
+        for cell in self.plan.cells[self._first :]:
             method = self.methods.get(cell.labels["method"])
             bits = 32 if method is None else method["method"].get("activation_bits", 32)
             if cell.export_key is not None and bits >= 8:
