@@ -222,6 +222,12 @@ def test_marks_of_one_size_stand_side_by_side_and_sizes_in_order() -> None:
         assert places.sizes[0] == pytest.approx(1.0)
 
 
+def test_where_names_of_sizes_would_touch_the_ends_keep_theirs() -> None:
+    rows = [{"times_smaller": size, "stage": "before"} for size in (1.0, 1.6, 6.17, 7.47)]
+    assert [round(size, 2) for size in repair_panel.spread(rows, 230).sizes] == [1.0, 1.6, 7.47]
+    assert [round(size, 2) for size in repair_panel.spread(rows, 600).sizes] == [1.0, 1.6, 6.17, 7.47]
+
+
 @pytest.mark.parametrize("sizes", [(1.0,), (1.0, 1.0), (0.5, 1.0, 4000.0)])
 def test_any_sizes_have_places(sizes: tuple[float, ...]) -> None:
     places = repair_panel.spread([{"times_smaller": size, "stage": "before"} for size in sizes], 200)

@@ -87,9 +87,10 @@ def spread(rows: Sequence[Row], width: int) -> Places:
         return math.exp(start + pixel * pixels)
 
     shown: list[float] = []
-    for middle in middles:
-        if not shown or middle - shown[-1] >= LABEL:
+    for middle in [middles[0], middles[-1], *middles]:  # the smallest model is always named
+        if all(abs(middle - other) >= LABEL for other in shown):
             shown.append(middle)
+    shown.sort()
     return Places((value(0), value(width)), [value(each) for each in at], [value(each) for each in shown])
 
 
