@@ -41,7 +41,9 @@ STUDY_PLAIN = {
         f"study.{name}"
         for name in ("plan", "stages", "store", "engine", "estimate", "record", "result_hash", "results", "imported")
     ),
-    *(f"study.{name}" for name in ("lease", "carry", "limits", "pool", "verify", "gc", "retry")),
+    *(f"study.{name}" for name in ("lease", "leases", "carry", "limits", "pool", "verify", "gc", "retry")),
+    *(f"study.{name}" for name in ("stores", "store_items", "commit", "objects")),
+    *(f"study.object_{part}" for part in ("files", "index", "items", "lease", "store")),
     *(f"study.{name}" for name in ("ray_pool", "ray_cluster")),
     *(f"study.travel{part}" for part in ("", "_archive", "_check", "_collect", "_format", "_frame")),
 }

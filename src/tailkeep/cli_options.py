@@ -8,11 +8,23 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-STORE = Path("tailkeep-store")
+STORE = "tailkeep-store"
 """Where finished steps lie unless --store says otherwise."""
 
+
+def store_text(text: str) -> str:
+    """Return --store as it is, where it is a URL (a ``Path`` would drop a slash of it), else as paths are written."""
+    return text if "://" in text else str(Path(text))
+
+
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
-StoreDir = Annotated[Path, typer.Option("--store", help="Folder of finished steps; shared by studies, safe to resume.")]
+StoreDir = Annotated[
+    str,
+    typer.Option(
+        "--store", metavar="FOLDER|URL", parser=store_text,
+        help="Finished steps: a folder, or s3://bucket/prefix; shared by studies, safe to resume.",
+    ),
+]  # fmt: skip
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Folder with the datasets (else TAILKEEP_DATA_ROOT, else a download)."),

@@ -68,7 +68,7 @@ Out = Annotated[
     ),
 ]
 
-StoreDir = Annotated[Path, options.in_panel(options.StoreDir, COMPUTE)]
+StoreDir = Annotated[str, options.in_panel(options.StoreDir, COMPUTE)]
 DataRoot = Annotated[Path | None, options.in_panel(options.DataRoot, COMPUTE)]
 Workers = Annotated[int, options.in_panel(options.Workers, COMPUTE)]
 Threads = Annotated[int, options.in_panel(options.Threads, COMPUTE)]

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
-from tailkeep.cli_options import STORE, Json
+from tailkeep.cli_options import STORE, Json, StoreDir, store_text
 from tailkeep.errors import CELLS_FAILED, BadInput
 
-StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="The folder of finished steps.")]
+StoreFolder = Annotated[
+    str, typer.Argument(metavar="STORE", parser=store_text, help="The folder of finished steps, or its URL.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -79,8 +81,8 @@ def gc(
 
 
 def retry(
-    target: Annotated[Path, typer.Argument(metavar="STUDY.yaml|STORE", help="A study file, or a whole store.")],
-    store: Annotated[Path, typer.Option("--store", help="The store of a study file.")] = STORE,
+    target: Annotated[str, typer.Argument(metavar="STUDY.yaml|STORE", help="A study file, or a whole store.")],
+    store: StoreDir = STORE,
     reason: Annotated[
         str | None, typer.Option("--reason", help="Only steps that failed so: out_of_memory, hang, nan...")
     ] = None,
@@ -88,13 +90,14 @@ def retry(
 ) -> None:
     """Make failed steps pending, so that the next run tries them again."""
     from tailkeep.study import retry as pending
+    from tailkeep.study.stores import is_url
 
-    if target.is_dir():
+    if is_url(target) or Path(target).is_dir():
         found = pending.retry(target, None, reason)
-    elif target.is_file():
+    elif Path(target).is_file():
         from tailkeep.study.spec import load_study
 
-        found = pending.retry(store, load_study(target, [])[0].name, reason)
+        found = pending.retry(store, load_study(Path(target), [])[0].name, reason)
     else:
         raise BadInput(f"{target}: no such study file or store")
     if json_out:

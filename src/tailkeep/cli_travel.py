@@ -62,12 +62,12 @@ def import_results(
     json_out: Json = False,
 ) -> None:
     """Put results of other machines into a store: report, status and plan count them from then on."""
-    from tailkeep.study.store import Store
+    from tailkeep.study.stores import open_store
     from tailkeep.study.travel import import_results as take
 
-    found = take(files, Store(store), study)
+    found = take(files, open_store(store), study)
     if json_out:
-        print(json.dumps({"store": str(store), "files": found}, indent=1))
+        print(json.dumps({"store": store, "files": found}, indent=1))
         return
     console = _console()
     for facts in found:

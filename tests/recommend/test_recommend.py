@@ -30,6 +30,19 @@ def test_an_identical_model_is_safe_without_any_loss(ask: Any, asked: Any, tmp_p
     )
 
 
+@pytest.mark.slow
+def test_an_object_store_gives_the_same_answer(ask: Any, asked: Any, bucket: str) -> None:
+    from tailkeep.study.stores import open_store
+
+    url = f"s3://{bucket}/asked"
+    here, there = ask(asked(SAME)), ask(asked(SAME), store=url)
+    assert (there.status, there.sentence, there.evidence) == (here.status, here.sentence, here.evidence)
+    assert there.place["store"] == url
+    assert there.place["file"].startswith(f"{url}/")
+    assert there.export.endswith(f"--store {url}")
+    assert len(open_store(url).files_in("recommend", ".json")) == 1
+
+
 def test_a_small_test_set_cannot_tell_and_says_what_would(ask: Any, asked: Any) -> None:
     answer = ask(asked(SAME), max_class_drop=2.0)
     assert (answer.status, answer.exit_code) == ("cannot tell", 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -224,6 +225,23 @@ def test_tasks_end_with_the_run_that_was_killed(cluster: Any, runtime: Any) -> N
         driver.wait()
     wait_until(lambda: not psutil.pid_exists(pid))
     assert not psutil.pid_exists(pid)
+
+
+def test_a_study_over_an_object_store_from_the_command_line(
+    small: dict[str, Any], opened: Callable[..., Study], write: Any, bucket: str, tmp_path: Path
+) -> None:
+    small["methods"] = small["methods"][:1]
+    study = opened(small)
+    study.run()
+    place = f"s3://{bucket}/studies"
+    path = write(tmp_path / "again.yaml", small)
+    options = ["--engine", "ray", "--workers", "2", "--store", place, "--out", str(tmp_path / "out"), "--json"]
+    command = [sys.executable, "-m", "tailkeep", "run", str(path), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps_done"] == len(study.plan.steps)
+    found = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
+    assert found["result_hash"] == result_hash(study.plan, study.store)
 
 
 def test_a_node_that_goes_costs_the_steps_that_ran_there(cluster: Any, engine: Any, runtime: Any) -> None:

@@ -22,7 +22,7 @@ from tailkeep.study.lease import Holder, Lease
 from tailkeep.study.limits import TryAgain
 from tailkeep.study.plan import Cell, Plan, Step
 from tailkeep.study.ray_cluster import _absolute, _paths, check_engine
-from tailkeep.study.ray_nodes import Node, token_in
+from tailkeep.study.ray_nodes import Node, _store_trouble, token_in
 from tailkeep.study.ray_pool import Share, versions
 from tailkeep.study.runner import Options
 from tailkeep.study.steps import Runtime
@@ -131,13 +131,22 @@ def test_paths_hold_on_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_nodes_token_is_written_and_removed(tmp_path: Path) -> None:
-    pytest.importorskip("fsspec")
-    for store in (str(tmp_path / "a"), f"file://{tmp_path}/b"):
-        if "://" in store:
-            (tmp_path / "b" / "leases").mkdir(parents=True)
-        with token_in(store) as (place, text):
-            assert Path(place.removeprefix("file://")).read_text(encoding="ascii") == text
-        assert not Path(place.removeprefix("file://")).exists()
+    with token_in(str(tmp_path)) as (place, text):
+        assert Path(place).read_text(encoding="ascii") == text
+        assert _store_trouble(place, text) == []
+        assert "another folder lies at the store's path" in _store_trouble(place, "another")[0]
+    assert not Path(place).exists()
+    assert "the store is not there" in _store_trouble(place, text)[0]
+
+
+def test_the_nodes_token_in_an_object_store(bucket: str) -> None:
+    with token_in(f"s3://{bucket}/studies") as (place, text):
+        assert place.startswith(f"s3://{bucket}/studies/leases/")
+        assert _store_trouble(place, text) == []
+        assert "another folder lies at the store's path" in _store_trouble(place, "another")[0]
+    assert "another folder" in _store_trouble(place, text)[0], "the token is gone"
+    elsewhere = place.replace(bucket, "no-such-bucket")
+    assert "there is no such bucket" in _store_trouble(elsewhere, text)[0]
 
 
 def test_versions_are_those_of_what_is_imported() -> None:

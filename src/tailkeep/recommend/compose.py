@@ -34,8 +34,8 @@ def compose(
     place, export = None, None
     if chosen is not None and batch is not None:
         store, kind, key = batch.place(chosen)
-        folder = store.folder(kind, key)
-        place = {"store": str(store.root), "kind": kind, "key": key, "file": str(folder / "model.safetensors")}
+        file = store.file_address(kind, key, "model.safetensors")
+        place = {"store": store.address, "kind": kind, "key": key, "file": file}
         export = _export(setup, searched.found[chosen], out)
     request = setup.request
     return Recommendation(

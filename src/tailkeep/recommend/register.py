@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tailkeep.files import read_json, write_json
+from tailkeep.files import read_json, readable_json, write_json
 from tailkeep.recommend.search import PRUNED, Searched
 from tailkeep.recommend.setup import Setup
 from tailkeep.spec import content_key
+from tailkeep.study.store import Store
 
 
 def order_record(setup: Setup, searched: Searched, test_digest: str) -> dict[str, Any]:
@@ -41,17 +42,16 @@ def order_record(setup: Setup, searched: Searched, test_digest: str) -> dict[str
     }
 
 
-def write_order(record: dict[str, Any], out: Path, store: Path) -> int:
+def write_order(record: dict[str, Any], out: Path, store: Store) -> int:
     """Write the order to ``out/order.json`` and into the store; return how many *other* orders used these images.
 
     The same question on the same models writes the same bytes.
     """
     name = content_key(record)[:16]
     others = 0
-    folder = store / "recommend"
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+    for path in store.files_in("recommend", ".json"):
         same = read_json(path).get("held_out", {}).get("digest") == record["held_out"]["digest"]
         others += same and path.stem != name
-    write_json(folder / f"{name}.json", record)
+    store.put(f"recommend/{name}.json", readable_json(record).encode("utf-8"))
     write_json(out / "order.json", record)
     return others

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tailkeep.study.engine import needed
 from tailkeep.study.estimate import duration, estimate
 from tailkeep.study.runner import Options, Study
 from tailkeep.study.spec import study_text
+from tailkeep.study.stores import open_store
 
 Say = Callable[[str], None]
 
@@ -44,8 +45,7 @@ def recommend_study(
     request = Request(**{name: value for name, value in settings.items() if name in known})
     given = {name: value for name, value in settings.items() if name not in known}
     options = Options(**{**given, "own": True})  # imported results have labels, and no model to deploy
-    if options.store.exists() and not options.store.is_dir():
-        raise BadInput(f"--store {options.store}: is a file; the store is a folder")
+    options = replace(options, store=open_store(options.store))
     need_optuna()
     setup = smaller_dense(set_up(path, request, options))
     if not setup.candidates:
@@ -76,7 +76,7 @@ def recommend(setup: Setup, out: Path, say: Say, runner: Runner = quiet) -> Reco
         held_out = HeldOut(setup, searched, quiet)
         batch = held_out.batch(1.0)
         digest = batch.study.resolved.datasets[setup.study.data[0].source.label]["test"]
-        before = write_order(order_record(setup, searched, digest), out, setup.options.store)
+        before = write_order(order_record(setup, searched, digest), out, open_store(setup.options.store))
         if before:
             notes.append(
                 f"these held-out images decided {before} other question{'s' if before > 1 else ''} before: "

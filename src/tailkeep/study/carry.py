@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tailkeep.errors import StepFailed
-from tailkeep.study.lease import Holder, Lease, busy, machine, read_holder
+from tailkeep.study.lease import Holder, lease_name, machine
+from tailkeep.study.leases import Held
 from tailkeep.study.limits import TryAgain, storage_errors
 from tailkeep.study.plan import Step
 from tailkeep.study.store import Store
 
 HELD = "held"
-POLL = 0.2
 NOT_STEPS = ("run.", "gc.", "measuring.")
 
 
@@ -35,6 +35,7 @@ def carry_out(
     with storage_errors(store.root), turn(step, store) as lease:
         if lease is None:
             return HELD
+        store.refresh(step.kind, step.key)  # another process may have published it since this one last looked
         if store.is_whole(step.kind, step.key):
             return store.status(step.kind, step.key)
         folder = store.adopt(step.kind, step.key, lease.token)
@@ -70,7 +71,7 @@ def store_failure(step: Step, store: Store, reason: str, detail: str) -> bool:
         return True
 
 
-def _publish(step: Step, store: Store, record: dict[str, Any], lease: Lease) -> str:
+def _publish(step: Step, store: Store, record: dict[str, Any], lease: Held) -> str:
     try:
         store.publish(step.kind, step.key, record, lease.token)
     except FileNotFoundError:
@@ -88,43 +89,44 @@ def _empty(folder: Path) -> None:
 
 def holder_of(step: Step, store: Store) -> Holder | None:
     """Return the living process that keeps a step from being started here: its own holder, or who measures time."""
-    return busy(store.lease(step.kind, step.key)) or busy(_measuring(store))
+    return store.leases.busy(lease_name(step.kind, step.key)) or store.leases.busy(_measuring())
 
 
 @contextmanager
-def turn(step: Step, store: Store, alone: bool = True) -> Iterator[Lease | None]:
+def turn(step: Step, store: Store, alone: bool = True) -> Iterator[Held | None]:
     """Hold a step's lease; None where another process has it, or measures time on this machine.
 
     A measuring step has the machine for itself: it first says so, which keeps other processes of this store from
     starting steps here, and then waits for those that are under way.
     """
-    lease = Lease.take(store.lease(step.kind, step.key), step.label)
+    lease = store.leases.take(lease_name(step.kind, step.key), step.label)
     if lease is None:
         yield None
         return
     with lease:
         if step.kind != "measure" or not alone:
-            yield None if busy(_measuring(store)) and alone else lease
+            yield None if alone and store.leases.busy(_measuring()) else lease
             return
-        quiet = Lease.take(_measuring(store), step.label)
+        quiet = store.leases.take(_measuring(), step.label)
         if quiet is None:
             yield None
             return
         with quiet:
             while _others_here(store, lease.token):
-                time.sleep(POLL)
+                time.sleep(store.leases.poll)
             yield lease
 
 
-def _measuring(store: Store) -> Path:
+def _measuring() -> str:
     name = hashlib.sha256(machine().encode("utf-8")).hexdigest()[:16]
-    return store.root / "leases" / f"measuring.{name}.lease"
+    return f"measuring.{name}"
 
 
 def _others_here(store: Store, token: str) -> bool:
     """Whether other steps of this store run on this machine."""
-    for path in (store.root / "leases").glob("*.lease"):
-        holder = None if path.name.startswith(NOT_STEPS) else read_holder(path)
-        if holder is not None and holder.here and holder.token != token and busy(path) is not None:
+    leases = store.leases
+    for name in leases.names():
+        holder = None if name.startswith(NOT_STEPS) else leases.read(name)
+        if holder is not None and holder.here and holder.token != token and leases.busy(name) is not None:
             return True
     return False

@@ -22,6 +22,7 @@ from tailkeep.study.imported import Imported, imported, is_brought
 from tailkeep.study.plan import TRAININGS
 from tailkeep.study.runner import Study
 from tailkeep.study.store import Store
+from tailkeep.study.stores import Place, open_store
 from tailkeep.study.travel_frame import printable
 
 if TYPE_CHECKING:
@@ -293,20 +294,20 @@ def _cells_imported(study: Study) -> int:
     return sum(is_brought(cell, study.store, brought) for cell in study.plan.cells)
 
 
-def print_status(root: Path, as_json: bool) -> None:
+def print_status(place: Place, as_json: bool) -> None:
     """Print how far each study of a store is, what failed and what runs."""
-    store = Store(root)
+    store = open_store(place)
     brought = imported(store)
-    if not (root / "studies").is_dir() and not brought.sources and not brought.faults:
-        raise BadInput(f"{root}: no study has run in this store yet (give another --store?)")
-    facts = [_study_status(store, brought, path) for path in sorted((root / "studies").glob("*.json"))]
+    if not store.has_studies() and not brought.sources and not brought.faults:
+        raise BadInput(f"{store.address}: no study has run in this store yet (give another --store?)")
+    facts = [_study_status(store, brought, path) for path in store.files_in("studies", ".json")]
     running = _running(store)
     if as_json:
         imports = {"imported": _imports(brought), "imports_damaged": brought.faults}
         print(json.dumps({"studies": facts, "running": running, **imports}, indent=1))
         return
     console = _console()
-    table = Table(title=f"{root}")
+    table = Table(title=store.address)
     for name in ("study", "goals done", "failed steps", "missing"):
         table.add_column(name, justify="left" if name == "study" else "right", overflow="fold")
     for fact in facts:

@@ -241,6 +241,7 @@ class Engine:
 
     def _collect(self, step: Step, future: cf.Future[str]) -> bool:
         """Take in a finished future; return False where the step is to be tried again, or waited for."""
+        self.store.refresh(step.kind, step.key)  # what was last seen of it was seen before
         try:
             status = future.result()
         except TryAgain as lost:

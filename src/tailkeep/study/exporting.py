@@ -60,7 +60,7 @@ def export_cell(
     cell = find_cell(plan.cells, choice)
     if study.store.status(model_kind(plan, cell.model_key), cell.model_key) != "done":
         raise BadInput(
-            f"{cell.labels['method']} (seed {cell.labels['seed']}) is not in the store {study.store.root} yet; "
+            f"{cell.labels['method']} (seed {cell.labels['seed']}) is not in the store {study.store.address} yet; "
             "`tailkeep run` with the same study file and --store makes it"
         )
     _check_writable(out, SUFFIXES[file_format])

@@ -193,7 +193,7 @@ def read_results(path: Path) -> Source:
 
 def imported(store: Store) -> Imported:
     """Return what was imported into a store. A file is read once a process, unless it changes."""
-    paths = sorted((Path(store.root) / FOLDER).glob(f"*{SUFFIX}"))
+    paths = store.files_in(FOLDER, SUFFIX)
     facts = [(path, path.stat()) for path in paths]
     return _merged(tuple((path, fact.st_mtime_ns, fact.st_size) for path, fact in facts))
 

@@ -16,16 +16,20 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import psutil
 
-from tailkeep.files import create_whole, make_folder, temporary_name
+from tailkeep.files import create_whole, make_folder, safe_join, temporary_name
+
+if TYPE_CHECKING:
+    from tailkeep.study.leases import Held
 
 HEARTBEAT = 10.0
 """Seconds between the touches of a lease."""
@@ -92,26 +96,44 @@ def read_holder(path: Path) -> Holder | None:
         number = path.stat().st_ino
     except FileNotFoundError:
         return None
+    return holder_in(text) or Holder(f"unreadable {number}")
+
+
+def holder_in(text: str | bytes) -> Holder | None:
+    """Return who the text of a lease names; None where it names nobody."""
     try:
         facts = json.loads(text)
         return Holder(**{name: facts[name] for name in asdict(Holder(""))})
     except (ValueError, KeyError, TypeError):
-        return Holder(f"unreadable {number}")
+        return None
+
+
+def new_holder(what: str) -> Holder:
+    """Return this process as the holder of one lease that it is about to take."""
+    pid = os.getpid()
+    return Holder(secrets.token_hex(8), machine(), platform.node(), pid, process_started(pid) or 0.0, what)
+
+
+def lease_name(kind: str, key: str) -> str:
+    """Return the name of the lease of a step."""
+    return f"{kind}.{key}"
 
 
 class Watch:
     """Tells living holders from dead ones. Remembers when the heartbeat of each distant one was last seen to move."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[object, float]] = {}
 
-    def alive(self, path: Path, holder: Holder) -> bool:
-        """Whether a holder lives. One on another machine does until ``PATIENCE`` has been spent on watching it."""
+    def alive(self, holder: Holder, beat_of: Callable[[], object]) -> bool:
+        """Whether a holder lives. One on another machine does until ``PATIENCE`` has been spent on watching it.
+
+        ``beat_of`` returns what each heartbeat changes, None where the lease is gone; asked of distant holders alone.
+        """
         if holder.here:
             return process_started(holder.pid) == holder.started
-        try:
-            beat = path.stat().st_mtime_ns
-        except FileNotFoundError:
+        beat = beat_of()
+        if beat is None:
             return False
         now = time.monotonic()
         last, since = self._seen.setdefault(holder.token, (beat, now))
@@ -129,10 +151,17 @@ def busy(path: Path, watch: Watch = WATCH) -> Holder | None:
     holder = read_holder(path)
     if holder is None:
         return None
-    if watch.alive(path, holder):
+    if watch.alive(holder, lambda: _beat_of(path)):
         return holder
     _reclaim(path, holder)
     return None
+
+
+def _beat_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _reclaim(path: Path, dead: Holder) -> None:
@@ -184,9 +213,7 @@ class Lease:
     def take(cls, path: Path, what: str = "") -> Lease | None:
         """Take a lease; None where a living process holds it."""
         make_folder(path.parent)
-        pid = os.getpid()
-        started = process_started(pid) or 0.0
-        holder = Holder(secrets.token_hex(8), machine(), platform.node(), pid, started, what)
+        holder = new_holder(what)
         for _ in range(3):
             if create_whole(path, json.dumps(asdict(holder)).encode("utf-8")):
                 lease = cls(path, holder)
@@ -221,6 +248,40 @@ class Lease:
         self.release()
 
 
+class FileLeases:
+    """The leases of a store that is a folder: files in a folder of theirs."""
+
+    poll = 0.2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        """Where a lease lies."""
+        return safe_join(self.folder, f"{name}.lease")
+
+    def take(self, name: str, what: str = "") -> Lease | None:
+        """Take a lease, a dead holder's too; None where a living process holds it."""
+        return Lease.take(self.path(name), what)
+
+    def busy(self, name: str) -> Holder | None:
+        """Return the living holder; None where the lease is free, after a dead one's was put away."""
+        return busy(self.path(name))
+
+    def read(self, name: str) -> Holder | None:
+        """Return who a lease names, dead or alive; None where there is none."""
+        return read_holder(self.path(name))
+
+    def names(self) -> list[str]:
+        """Return the names of all leases, sorted."""
+        return sorted(path.name.removesuffix(".lease") for path in self.folder.glob("*.lease"))
+
+    def tidy(self) -> None:
+        """Put away what dead processes of this machine left."""
+        for name in self.names():
+            self.busy(name)
+
+
 class _Heart:
     """One thread a process that touches the leases it holds."""
 
@@ -230,18 +291,18 @@ class _Heart:
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self._leases: set[Lease] = set()
+        self._leases: set[Held] = set()
         self._beating = False
         self._lock = threading.Lock()
 
-    def add(self, lease: Lease) -> None:
+    def add(self, lease: Held) -> None:
         with self._lock:
             self._leases.add(lease)
             if not self._beating:
                 self._beating = True
                 threading.Thread(target=self._beat, daemon=True).start()
 
-    def discard(self, lease: Lease) -> None:
+    def discard(self, lease: Held) -> None:
         with self._lock:
             self._leases.discard(lease)
 

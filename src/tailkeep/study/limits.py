@@ -43,7 +43,8 @@ class TryAgain(StepFailed):
 class StorageFailed(TailkeepError):
     """The store cannot be written or read. Nothing is lost or half published; the same command goes on later.
 
-    ``reason`` is ``disk_full``, ``read_only`` or ``disk_error``.
+    ``reason`` is ``disk_full``, ``read_only`` or ``disk_error``; of an object store also ``unreachable``, ``no_access``
+    or ``damaged``.
     """
 
     exit_code = CELLS_FAILED
@@ -83,8 +84,12 @@ def _errno(error: BaseException) -> int:
     return next((number for number in DISK if f"os error {number})" in text), 0)
 
 
-def check_room(store: Path, needed: float) -> None:
-    """Raise ``BadInput`` where a store cannot be written, or has less than ``needed`` bytes of room."""
+def check_room(store: Path, needed: float, named: str = "") -> None:
+    """Raise ``BadInput`` where a store cannot be written, or has less than ``needed`` bytes of room.
+
+    ``named`` is what the errors call it, where that is not ``--store`` and the folder.
+    """
+    named = named or f"--store {store}"
     there = store
     while not there.exists():
         there = there.absolute().parent
@@ -94,12 +99,12 @@ def check_room(store: Path, needed: float) -> None:
         free = shutil.disk_usage(there).free
     except OSError as error:
         raise BadInput(
-            f"--store {store}: cannot be written ({os.strerror(error.errno or 0)}); give another folder, or a mount "
+            f"{named}: cannot be written ({os.strerror(error.errno or 0)}); give another folder, or a mount "
             "that can be written"
         ) from error
     if free < needed:
         raise BadInput(
-            f"--store {store}: this study needs about {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; free "
+            f"{named}: this study needs about {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; free "
             "some, or give another --store"
         )
 

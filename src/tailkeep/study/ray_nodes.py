@@ -18,7 +18,10 @@ from typing import Any
 
 from tailkeep.errors import BadInput
 from tailkeep.files import make_folder, temporary_name, write_atomic
+from tailkeep.study.object_store import ObjectStore
+from tailkeep.study.objects import Objects
 from tailkeep.study.ray_pool import Share
+from tailkeep.study.stores import is_url, worker_store
 
 PATIENCE = 120.0
 """Seconds that a node has to answer in; it imports torch first."""
@@ -83,17 +86,14 @@ def whole_node(share: Share) -> Callable[[bool], dict[str, Any]]:
 def token_in(store: str) -> Iterator[tuple[str, str]]:
     """Write a token file into the store while the nodes look for it; give its place and its text."""
     text = secrets.token_hex(16)
-    if "://" in store:
-        place = f"{store.rstrip('/')}/leases/.ray-{text[:8]}.tmp"
-        files = importlib.import_module("fsspec")
-        with files.open(place, "wb") as file:
-            file.write(text.encode("ascii"))
+    if is_url(store):
+        objects = _objects(store)
+        name = f"leases/.ray-{text[:8]}.tmp"
+        objects.put(name, text.encode("ascii"))
         try:
-            yield place, text
+            yield f"{store.rstrip('/')}/{name}", text
         finally:
-            system, path = files.core.url_to_fs(place)
-            with suppress(OSError):
-                system.rm_file(path)
+            objects.delete(name)
         return
     path = temporary_name(make_folder(Path(store) / "leases") / "ray")
     write_atomic(path, text)
@@ -102,6 +102,12 @@ def token_in(store: str) -> Iterator[tuple[str, str]]:
     finally:
         with suppress(OSError):
             path.unlink()
+
+
+def _objects(store: str) -> Objects:
+    opened = worker_store(store)
+    assert isinstance(opened, ObjectStore)
+    return opened.objects
 
 
 def check_nodes(
@@ -188,9 +194,10 @@ def _store_trouble(place: str, text: str) -> list[str]:
     """What keeps this node from the store in which the token lies; nothing where it can be read and written."""
     remedy = "put --store where every node reads and writes it at the same path"
     try:
-        if "://" in place:
-            with importlib.import_module("fsspec").open(place, "rb") as file:
-                found = file.read().decode("ascii", "replace")
+        if is_url(place):
+            store, _, token = place.rpartition("/leases/")
+            there = _objects(store).get(f"leases/{token}")
+            found = "" if there is None else there[0].decode("ascii", "replace")
         else:
             found = Path(place).read_text(encoding="ascii", errors="replace")
             with tempfile.TemporaryFile(dir=Path(place).parent):

@@ -18,15 +18,15 @@ from typing import Any
 import psutil
 
 from tailkeep.errors import BadInput
-from tailkeep.files import make_folder, read_json, readable_json, write_json
+from tailkeep.files import read_json, readable_json
 from tailkeep.spec import content_key
-from tailkeep.study.lease import Holder, Lease, busy
+from tailkeep.study.lease import Holder
 from tailkeep.study.limits import storage_errors
 from tailkeep.study.store import Store
 
 MATTERS = ("torch", "numpy", "machine", "cpu", "device", "threads", "gpu")
 UNSEALED = {"name", "spec", "goals", "environment", "data", "steps"}
-RUN, GC = "run.", "gc.lease"
+RUN, GC = "run.", "gc"
 """Names of leases that are no step's."""
 
 
@@ -67,7 +67,7 @@ def _stop(changed: list[str], what: str, option: str) -> None:
 
 def write_record(store: Store, name: str, record: dict[str, Any]) -> None:
     """Write the record, atomically, with a hash of itself."""
-    write_json(store.study_file(name), {**record, "self": content_key(record)})
+    store.put(f"studies/{name}.json", readable_json({**record, "self": content_key(record)}).encode("utf-8"))
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -93,20 +93,18 @@ def at_work(store: Store, study: str = "", goals: Sequence[str] = ()) -> Iterato
     where a version of tailkeep that does not share holds the store.
     """
     with storage_errors(store.root):
-        make_folder(store.root / "leases")
         _refuse_unshared(store.root / "lock.json")
-        for path in (store.root / "leases").glob("*.lease"):
-            busy(path)  # which puts away what dead processes of this machine left
-        own = Lease.take(store.root / "leases" / f"{RUN}{secrets.token_hex(8)}.lease", _label(study, goals))
+        store.leases.tidy()
+        own = store.leases.take(f"{RUN}{secrets.token_hex(8)}", _label(study, goals))
         assert own is not None
         with own:
-            while busy(store.root / "leases" / GC) is not None:
-                time.sleep(0.2)
+            while store.leases.busy(GC) is not None:
+                time.sleep(store.leases.poll)
             for holder in runs(store):
                 name, other = _named(holder)
                 if study and name == study and other != _named(own.holder)[1]:
                     raise BadInput(
-                        f"{store.root}: {holder} runs a study that is named {study!r} too and has other cells; wait "
+                        f"{store.address}: {holder} runs a study that is named {study!r} too and has other cells; wait "
                         "for it, or give this one another name"
                     )
             yield
@@ -114,7 +112,7 @@ def at_work(store: Store, study: str = "", goals: Sequence[str] = ()) -> Iterato
 
 def runs(store: Store) -> list[Holder]:
     """Return the living processes that are at work on a store."""
-    found = [busy(path) for path in (store.root / "leases").glob(f"{RUN}*.lease")]
+    found = [store.leases.busy(name) for name in store.leases.names() if name.startswith(RUN)]
     return [holder for holder in found if holder is not None]
 
 

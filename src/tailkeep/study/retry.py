@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tailkeep.errors import BadInput
@@ -11,7 +10,7 @@ from tailkeep.study.engine import reason_of
 from tailkeep.study.limits import storage_errors
 from tailkeep.study.record import read_record
 from tailkeep.study.store import Store
-from tailkeep.study.verify import check_store, stored_steps
+from tailkeep.study.stores import Place, open_store
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,16 @@ class Pending:
         return asdict(self)
 
 
-def retry(root: Path, study: str | None = None, reason: str | None = None) -> list[Pending]:
+def retry(root: Place, study: str | None = None, reason: str | None = None) -> list[Pending]:
     """Make failed steps of a store pending: all of them, or those of a study's last run, or of one reason.
 
     Nothing is computed; the next run does what is pending. Raises ``BadInput`` where there is no such store or study.
     """
-    check_store(root)
-    store = Store(root)
-    steps = list(stored_steps(root)) if study is None else _of_study(store, study)
+    store = open_store(root)
+    store.check()
+    steps = store.steps() if study is None else _of_study(store, study)
     found = []
-    with storage_errors(root):
+    with storage_errors(store.root):
         for kind, key in steps:
             if store.status(kind, key) != "failed":
                 continue
@@ -51,6 +50,8 @@ def retry(root: Path, study: str | None = None, reason: str | None = None) -> li
 def _of_study(store: Store, study: str) -> list[tuple[str, str]]:
     path = store.study_file(study)
     if not path.is_file():
-        names = sorted(other.stem for other in path.parent.glob("*.json"))
-        raise BadInput(f"{store.root}: no study {study!r} has run in this store; it has {', '.join(names) or 'none'}")
+        names = [other.stem for other in store.files_in("studies", ".json")]
+        raise BadInput(
+            f"{store.address}: no study {study!r} has run in this store; it has {', '.join(names) or 'none'}"
+        )
     return [(kind, key) for kind, key in read_record(path)["steps"]]

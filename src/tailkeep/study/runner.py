@@ -18,6 +18,7 @@ from tailkeep.study.plan import Plan, Step, build_plan
 from tailkeep.study.ray_cluster import check_engine
 from tailkeep.study.record import at_work, check_record, write_record
 from tailkeep.study.store import Store
+from tailkeep.study.stores import open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,12 +36,13 @@ TWINS = {"full": ("full",), "matched": ("matched",), "both": ("full", "matched")
 class Options:
     """Settings that change no result. ``workers`` 0 takes one process a core (one on a GPU), each of ``threads``.
 
-    ``step_limit`` is in minutes of wall-clock time, after which a step counts as hung; None for none. ``own`` also does
-    what results from elsewhere were imported for. ``engine`` "ray" runs the steps on the Ray cluster at ``address``, or
-    on one that is started here; ``workers`` 0 is then as many as it takes, a step on ``gpus_per_step`` (1) of a GPU.
+    ``store`` is a folder, or the URL of an object store as text. ``step_limit`` is in minutes of wall-clock time, after
+    which a step counts as hung; None for none. ``own`` also does what results from elsewhere were imported
+    for. ``engine`` "ray" runs the steps on the Ray cluster at ``address``, or on one that is started here; ``workers``
+    0 is then as many as it takes, a step on ``gpus_per_step`` (1) of a GPU.
     """
 
-    store: Path = Path("tailkeep-store")
+    store: Path | str | Store = Path("tailkeep-store")
     data_root: Path | None = None
     cache: Path | None = None
     device: str = "cpu"
@@ -114,7 +116,7 @@ class Study:
         runtime = self.runtime()
         here = environment(runtime)
         data = self.resolved.datasets
-        check_room(self.store.root, estimate(self.plan, self.store, self.todo).bytes)
+        check_room(self.store.root, estimate(self.plan, self.store, self.todo).bytes, self.store.room)
         with self._workers(runtime, here) as workers, at_work(self.store, self.plan.name, self.plan.goals):
             check_record(self.store, self.plan.name, data, here, self.options.new_data, self.options.new_env)
             steps = [[step.kind, key] for key, step in self.plan.steps.items()]
@@ -149,7 +151,7 @@ class Study:
         options = self.options
         root = os.environ.get("TAILKEEP_DATA_ROOT") if options.data_root is None else str(options.data_root)
         return Runtime(
-            store=str(self.store.root),
+            store=self.store.address,
             sources=self.resolved.sources,
             data_root=root,
             cache=None if options.cache is None else str(options.cache),
@@ -184,22 +186,24 @@ def open_study(path: Path, options: Options) -> Study:
     """Read, check, resolve and plan a study file. Raises ``BadInput`` before any compute."""
     from tailkeep.study.spec import load_study
 
-    if options.store.exists() and not options.store.is_dir():
-        raise BadInput(f"--store {options.store}: is a file; the store is a folder")
     check_engine(options)
+    store = open_store(options.store)  # first of all: it may not be there
     spec, text = load_study(path, options.overrides)
     _not_too_many(spec, options)
-    study = plan_study(spec, text, options)
+    study = plan_study(spec, text, options, store)
     _seeds_differ(study.plan)
     return study
 
 
-def plan_study(spec: StudySpec, text: str, options: Options) -> Study:
-    """Resolve and plan a checked spec; ``text`` is what it was read from, or says the same."""
+def plan_study(spec: StudySpec, text: str, options: Options, store: Store | None = None) -> Study:
+    """Resolve and plan a checked spec; ``text`` is what it was read from, or says the same.
+
+    ``store`` is what ``options.store`` names, where that is open already.
+    """
     from tailkeep.study.resolve import Where, resolve
 
     resolved = resolve(spec, Where(options.data_root, options.cache, options.device, options.model_code))
-    return Study(spec, text, resolved, build_plan(resolved), Store(options.store), options)
+    return Study(spec, text, resolved, build_plan(resolved), store or open_store(options.store), options)
 
 
 def _seeds_differ(plan: Plan) -> None:

@@ -46,6 +46,7 @@ from tailkeep.study.machine import keep_freed_memory
 from tailkeep.study.plan import Step
 from tailkeep.study.rebuild import build_model, check_head, loss_of, rebuild, with_head
 from tailkeep.study.store import Store
+from tailkeep.study.stores import worker_store
 from tailkeep.training.checkpoint import Checkpoint
 from tailkeep.training.loop import Progress, Training, fit
 from tailkeep.training.mixing import MixedBatches
@@ -93,7 +94,7 @@ def run_step(step: Step, runtime: Runtime) -> str:
     torch.set_num_threads(runtime.threads)
     keep_freed_memory()
     torch.backends.cudnn.benchmark = False
-    store, facts = Store(Path(runtime.store)), dict[str, Any]()
+    store, facts = worker_store(runtime.store), dict[str, Any]()
     record = {"spec": step.spec, "label": step.label, "environment": environment(runtime), "facts": facts}
     return carry_out(
         step, store, record,

@@ -24,9 +24,14 @@ from tailkeep.files import (
     remove_folder,
     safe_join,
     sha256_file,
+    write_atomic,
     write_json,
 )
 from tailkeep.spec import content_key
+from tailkeep.study.lease import FileLeases
+from tailkeep.study.leases import Leases
+from tailkeep.study.plan import VERSIONS
+from tailkeep.study.store_items import Item, items_of, remove_item
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -37,11 +42,44 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 class Store:
-    """A folder of finished steps. Reading checks hashes; nothing that is stored is ever overwritten."""
+    """A folder of finished steps. Reading checks hashes; nothing that is stored is ever overwritten.
+
+    ``root`` is the folder where work happens; ``address`` is what a user names the store by, and ``open_store`` opens.
+    """
+
+    leases: Leases
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.leases = FileLeases(root / "leases")
         self._checked: set[str] = set()
+
+    @property
+    def address(self) -> str:
+        """What --store names this store by, from any process of this machine."""
+        return str(self.root)
+
+    @property
+    def room(self) -> str:
+        """What errors call the place where there must be room on the disk."""
+        return f"--store {self.root}"
+
+    def __str__(self) -> str:
+        return self.address
+
+    def check(self) -> None:
+        """Raise ``BadInput`` where this is not a store yet."""
+        if not self.root.is_dir():
+            raise BadInput(f"{self.root}: no such folder; name the folder that --store named when the study ran")
+        if not self.has_studies():
+            raise BadInput(f"{self.root}: is not a store: it has no folder 'studies'; name the folder of --store")
+
+    def has_studies(self) -> bool:
+        """Whether a study has run here."""
+        return (self.root / "studies").is_dir()
+
+    def refresh(self, kind: str, key: str) -> None:
+        """Have the next question about a step look anew. A folder is always looked at anew."""
 
     def folder(self, kind: str, key: str) -> Path:
         """Where a step's files lie once it is done."""
@@ -80,6 +118,19 @@ class Store:
                 path.unlink(missing_ok=True)
         return mine
 
+    def seal(self, work: Path, step: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Write step.json, drop what is not stored, sync the rest; return the SHA-256 and the size of each file.
+
+        Raises ``FileNotFoundError`` where the folder was taken away by another holder of the lease.
+        """
+        write_json(work / "step.json", step, make_parent=False)
+        names = {path.name for path in work.iterdir()}
+        if OWNER not in names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(work / OWNER))
+        for path in [path for path in work.iterdir() if path.name in NOT_STORED or is_temporary(path)]:
+            path.unlink()
+        return {path.name: file_facts(path) for path in sorted(work.iterdir()) if path.name != MANIFEST and _sync(path)}
+
     def publish(self, kind: str, key: str, step: dict[str, Any], token: str = "work") -> bool:
         """Seal the folder of work: write step.json and the manifest, sync all, rename.
 
@@ -88,22 +139,13 @@ class Store:
         """
         final = self.folder(kind, key)
         work = final.with_name(f"{key}.partial") / token
-        write_json(work / "step.json", step, make_parent=False)
-        names = {path.name for path in work.iterdir()}
-        if OWNER not in names:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(work / OWNER))
-        for path in [path for path in work.iterdir() if path.name in NOT_STORED or is_temporary(path)]:
-            path.unlink()
-        files = {path.name: _facts(path) for path in sorted(work.iterdir()) if path.name != MANIFEST and _sync(path)}
-        body = {"key": key, "files": files}
+        body = {"key": key, "files": self.seal(work, step)}
         write_json(work / MANIFEST, {**body, "self": content_key(body)}, make_parent=False)
         try:
             published = self._rename(kind, key, work, final)
         finally:
             fsync_folder(final.parent)
-        remove_folder(work)
-        with suppress(OSError):  # where another's work lies in it too
-            work.parent.rmdir()
+        drop_work(work)
         return published
 
     def _rename(self, kind: str, key: str, work: Path, final: Path) -> bool:
@@ -120,7 +162,7 @@ class Store:
                 self.move_aside(kind, key)  # a broken leftover is no result
         raise BadInput(f"{final}: a damaged step lies here and cannot be moved aside")
 
-    def move_aside(self, kind: str, key: str) -> Path | None:
+    def move_aside(self, kind: str, key: str) -> Path | str | None:
         """Rename a damaged step to ``<key>.damaged``; return where it lies now, None where it is whole or absent."""
         final = self.folder(kind, key)
         self._checked.discard(f"{kind}/{key}")
@@ -178,7 +220,7 @@ class Store:
                 path = safe_join(folder, name)
                 if not path.is_file():
                     found.append(f"{name} is missing")
-                elif _facts(path) != facts:
+                elif file_facts(path) != facts:
                     found.append(f"{name} has changed")
             return found
         except OSError as error:
@@ -201,8 +243,12 @@ class Store:
     def file(self, kind: str, key: str, name: str) -> Path:
         """Return the path of a finished step's file, after its hashes were checked."""
         if not self.is_whole(kind, key):
-            raise BadInput(f"{self.root}: the {kind} step {key[:12]} is not stored whole; run the study again")
+            raise BadInput(f"{self.address}: the {kind} step {key[:12]} is not stored whole; run the study again")
         return safe_join(self.folder(kind, key), name)
+
+    def file_address(self, kind: str, key: str, name: str) -> str:
+        """Return where a finished step's file lies, for a user to read."""
+        return str(self.folder(kind, key) / name)
 
     def file_hash(self, kind: str, key: str, name: str) -> str:
         """Return the SHA-256 of a finished step's file, from its manifest."""
@@ -217,9 +263,54 @@ class Store:
         remove_folder(self.folder(kind, key))
         return True
 
+    def steps(self) -> list[tuple[str, str]]:
+        """Return (kind, key) of everything that claims to be a finished step."""
+        found = []
+        for kind in VERSIONS:
+            for path in sorted((self.root / kind).iterdir()) if (self.root / kind).is_dir() else []:
+                if "." not in path.name:  # .partial, .damaged, and hidden leftovers have one
+                    found.append((kind, path.name))
+        return found
+
+    def examine(self, kind: str, key: str) -> tuple[list[str], int] | None:
+        """Hash every file of a step; return what is wrong with it and its bytes, None where it is no more.
+
+        Raises ``OSError`` where the disk fails.
+        """
+        folder = self.folder(kind, key)
+        faults = self.faults(folder, key)
+        size = sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+        return (faults, size) if folder.exists() else None
+
+    def aside(self) -> list[str]:
+        """Return the names of all that was moved aside."""
+        return sorted(str(path.relative_to(self.root)) for path in self.root.glob("*/*.damaged*"))
+
     def study_file(self, name: str) -> Path:
         """Where a study's record lies."""
         return safe_join(self.root, "studies", f"{name}.json")
+
+    def files_in(self, folder: str, suffix: str) -> list[Path]:
+        """Return the small files beside the steps: records of studies, imported results. Sorted by name."""
+        return sorted((self.root / folder).glob(f"*{suffix}"))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small file beside the steps, atomically: ``studies/NAME.json``."""
+        write_atomic(safe_join(self.root, name), data)
+
+    def put_aside(self, path: Path) -> str:
+        """Give a file of ``files_in`` that does not check another name; return where it lies now."""
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        return str(aside)
+
+    def items(self) -> list[Item]:
+        """Return all that a garbage collection may look at."""
+        return items_of(self.root)
+
+    def remove(self, item: Item) -> None:
+        """Remove one of ``items``."""
+        remove_item(item)
 
     def progress(self, kind: str, key: str) -> dict[str, Any] | None:
         """What a running step last said of itself, if it runs."""
@@ -232,7 +323,15 @@ class Store:
         return None
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def drop_work(work: Path) -> None:
+    """Remove a folder of work, and the one above it where it is the last."""
+    remove_folder(work)
+    with suppress(OSError):  # where another's work lies in it too
+        work.parent.rmdir()
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file: its SHA-256 and its size in bytes."""
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
 
 

@@ -69,21 +69,21 @@ def import_results(paths: list[Path], store: Store, study: str | None = None) ->
         facts = {"file": str(source.path), **_facts(source.content, source.key), "already_there": again}
         found.append({**facts, "environments": source.environments()})
     for source in sources:
-        place = Path(store.root) / FOLDER / f"{source.key}{SUFFIX}"
-        if not any(other.path == place for other in known):
-            _put(source, place)
+        name = f"{FOLDER}/{source.key}{SUFFIX}"
+        if not any(other.path == store.root / name for other in known):
+            _put(source, store, name)
     return found
 
 
-def _put(source: Source, place: Path) -> None:
+def _put(source: Source, store: Store, name: str) -> None:
     """Copy a file that was checked, unless it has changed since."""
     try:
         data = source.path.read_bytes()
         if unpack_bytes(data)[1] != source.key:
             raise BadInput(f"{source.path}: changed while it was imported")
-        write_atomic(place, data)
+        store.put(name, data)
     except OSError as error:
-        raise BadInput(f"{place}: cannot be written ({error.strerror})") from error
+        raise BadInput(f"{store.address}/{name}: cannot be written ({error.strerror})") from error
 
 
 def _check_study(source: Source, store: Store, known: list[Source], study: str | None) -> None:
@@ -129,7 +129,7 @@ def _check_against_store(source: Source, store: Store) -> None:
     for key in source.content.predictions:
         if store.status("predict", key) == "done":
             arrays = predictions(store, key)
-            where = f"{store.root} (predicted there)"
+            where = f"{store.address} (predicted there)"
             _compare(source, where, key, arrays["labels"], arrays["logits"].argmax(axis=1))
 
 

@@ -60,7 +60,7 @@ def collect(plan: Plan, store: Store, datasets: dict[str, dict[str, Any]], spec_
             if key not in found.predictions:
                 _prediction(found, cell, key)
     if not any(cell.predict_key in found.predictions for cell in plan.cells):
-        raise BadInput(f"{store.root}: no cell of study {plan.name!r} is finished; `tailkeep run` makes them")
+        raise BadInput(f"{store.address}: no cell of study {plan.name!r} is finished; `tailkeep run` makes them")
     used = {key for cell in plan.cells for own in cell.predict_keys for key in plan.ancestry(own)}
     for key, step in plan.steps.items():
         if key in used:
@@ -119,7 +119,7 @@ def _prediction(found: _Found, cell: Cell, key: str) -> None:
         found.groups[name], found.labels[name], found.ids[name] = group, narrow(labels, classes), ids
         found.rows[name] = []
     if not np.array_equal(found.labels[name], labels) or found.ids[name] != ids:
-        raise BadInput(f"{found.store.root}: predictions of one split have other labels or images ({key[:12]})")
+        raise BadInput(f"{found.store.address}: predictions of one split have other labels or images ({key[:12]})")
     row = len(found.rows[name])
     found.rows[name].append(narrow(guesses, classes))
     found.predictions[key] = PredictionFacts(group=name, row=row, model_sha256=model, **hashes)

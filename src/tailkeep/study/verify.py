@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tailkeep.errors import BadInput
-from tailkeep.study.plan import VERSIONS
 from tailkeep.study.record import read_record
 from tailkeep.study.store import Store
+from tailkeep.study.stores import Place, open_store
 
 RECORD = "study"
 
@@ -43,55 +43,42 @@ class Verified:
 
 def stored_steps(root: Path) -> Iterator[tuple[str, str]]:
     """Yield (kind, key) of every folder that claims to be a finished step."""
-    for kind in VERSIONS:
-        for path in sorted((root / kind).iterdir()) if (root / kind).is_dir() else []:
-            if "." not in path.name:  # .partial, .damaged, and hidden leftovers have one
-                yield kind, path.name
-
-
-def check_store(root: Path) -> None:
-    """Raise ``BadInput`` where a folder is not a store."""
-    if not root.is_dir():
-        raise BadInput(f"{root}: no such folder; name the folder that --store named when the study ran")
-    if not (root / "studies").is_dir():
-        raise BadInput(f"{root}: is not a store: it has no folder 'studies'; name the folder of --store")
+    yield from Store(root).steps()
 
 
 def verify(
-    root: Path, move: bool = True, on_progress: Callable[[int, int], None] = lambda done, total: None
+    root: Place, move: bool = True, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Verified:
     """Check every file of every finished step against its manifest, and every record against its own hash.
 
     With ``move`` what is damaged is renamed to ``<key>.damaged`` (a record to ``<name>.json.damaged``): the next run
     does it again. ``on_progress`` is told steps done, of how many. Raises ``BadInput`` where ``root`` is no store.
     """
-    check_store(root)
-    store, found = Store(root), Verified(str(root))
-    steps = list(stored_steps(root))
+    store = open_store(root)
+    store.check()
+    found = Verified(store.address)
+    steps = store.steps()
     for number, (kind, key) in enumerate(steps):
         on_progress(number, len(steps))
-        folder = root / kind / key
         try:
-            faults = store.faults(folder, key)
-            found.bytes += sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
-            if not folder.exists():
-                continue  # removed meanwhile, by `tailkeep retry` or `gc`
+            seen = store.examine(kind, key)
         except OSError as error:
-            faults = [f"cannot be read ({error.strerror}: {error.filename})"]
+            seen = [f"cannot be read ({error.strerror}: {error.filename})"], 0
+        if seen is None:
+            continue  # removed meanwhile, by `tailkeep retry` or `gc`
+        faults, size = seen
         found.steps += 1
+        found.bytes += size
         if faults:
             moved = store.move_aside(kind, key) if move else None
             found.damages.append(Damage(kind, key, faults, None if moved is None else str(moved)))
     on_progress(len(steps), len(steps))
-    for path in sorted((root / "studies").glob("*.json")):
+    for path in store.files_in("studies", ".json"):
         found.records += 1
         fault = record_fault(path)
         if fault is not None:
-            aside = path.with_name(f"{path.name}.damaged")
-            if move:
-                path.replace(aside)
-            found.damages.append(Damage(RECORD, path.stem, [fault], str(aside) if move else None))
-    found.aside = sorted(str(path.relative_to(root)) for path in root.glob("*/*.damaged*"))
+            found.damages.append(Damage(RECORD, path.stem, [fault], store.put_aside(path) if move else None))
+    found.aside = store.aside()
     return found
 
 
