@@ -120,7 +120,10 @@ def run(
     step_limit: Annotated[
         float | None,
         typer.Option(
-            "--step-limit", min=0, metavar="MINUTES", help="A step that takes longer is ended and tried again."
+            "--step-limit",
+            min=0,
+            metavar="MINUTES",
+            help="A step that takes longer is ended and tried again; 0: none.",
         ),
     ] = None,
     yes: Yes = False,

@@ -90,7 +90,7 @@ def retry(
 ) -> None:
     """Make failed steps pending, so that the next run tries them again."""
     from tailkeep.study import retry as pending
-    from tailkeep.study.stores import is_url
+    from tailkeep.study.stores import is_url, open_store
 
     if is_url(target) or Path(target).is_dir():
         found = pending.retry(target, None, reason)
@@ -99,6 +99,7 @@ def retry(
 
         found = pending.retry(store, load_study(Path(target), [])[0].name, reason)
     else:
+        open_store(Path(target))  # which knows what becomes of a URL
         raise BadInput(f"{target}: no such study file or store")
     if json_out:
         typer.echo(json.dumps({"pending": [step.plain() for step in found]}, indent=1))

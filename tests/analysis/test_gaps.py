@@ -101,8 +101,9 @@ def test_figures_of_a_row_come_from_the_same_seeds(technique, analysed) -> None:
     third = only(study.seed_gaps, method="pruned", seed=2)
     assert third["drop"] == pytest.approx(9.0)
     assert math.isnan(third["excess"])
-    assert "pruned (resnet20, exponential-100): excess gap against the full twin from 2 of 3 seeds (missing: 2)." in (
-        study.notes
+    assert (
+        "pruned (resnet20, exponential-100): excess gap against the full twin from 2 of 3 seeds (missing: seed 2)."
+        in (study.notes)
     )
 
 

@@ -127,6 +127,20 @@ def test_a_stored_leaf_needs_no_missing_parent(engine: Any, runtime: Any) -> Non
     assert needed(plan, store) == {}
 
 
+def test_a_damaged_parent_of_a_stored_leaf_is_done_again(engine: Any, runtime: Any) -> None:
+    """A leaf can stand without its parent, but a result names the parent's hash: it must not come out otherwise."""
+    plan = plan_of(a=("do", []), b=("do", ["a"]), leaf=("do", ["b"]))
+    engine(plan).run()
+    store = Store(Path(runtime.store))
+    manifest = store.folder(plan.steps["b"].kind, "b") / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:40])
+    assert set(needed(plan, Store(Path(runtime.store)))) == {"b"}
+    engine(plan).run()
+    assert diary_of(runtime) == ["a", "b", "leaf", "b"]
+    assert store.is_whole(plan.steps["b"].kind, "b")
+    assert needed(plan, Store(Path(runtime.store))) == {}
+
+
 def test_a_stored_failure_needs_its_missing_parents_only_to_be_tried_again(engine: Any, runtime: Any) -> None:
     plan = plan_of(a=("do", []), b=("do", ["a"]), leaf=("do", ["b"]))
     store = Store(Path(runtime.store))

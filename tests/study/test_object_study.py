@@ -100,6 +100,24 @@ def test_commands_read_and_write_a_url(
 
 
 @pytest.mark.slow
+def test_a_damaged_model_is_done_again_though_its_prediction_stands(
+    bucket: str, digits: dict[str, Any], opened: Callable[..., Any]
+) -> None:
+    """The result names the model's hash, which must not silently become that of a study without the model."""
+    import boto3
+
+    digits["balanced"], digits["methods"] = "none", []
+    place = f"s3://{bucket}/studies"
+    study = opened(digits, store=place)
+    whole = ran(study)
+    key = next(key for key, step in study.plan.steps.items() if step.kind == "train")
+    boto3.client("s3").put_object(Bucket=bucket, Key=f"studies/train/{key}/manifest.json", Body=b"{")
+    again = opened(digits, store=place)
+    assert list(again.todo) == [key]
+    assert ran(again) == whole
+    assert opened(digits, store=place).todo == {}
+
+
 def test_a_process_that_is_killed_before_the_commit_costs_that_step_alone(
     opened: Callable[..., Any], digits: dict[str, Any], bucket: str, tmp_path: Path
 ) -> None:
@@ -204,6 +222,10 @@ def test_places_that_cannot_be_used_are_refused_before_any_compute(
     (tmp_path / "study.yaml").write_text("name: x", encoding="utf-8")
     told = cli("run", "study.yaml", "--store", "s3://no-such-bucket/x")
     assert (told.returncode, "there is no such bucket" in told.stderr) == (2, True), told.stderr
+    for url, words in ((f"S3://{bucket}/a", ""), ("s3://", "names no bucket"), ("s3:/a", "has lost a slash")):
+        told = cli("retry", url)
+        assert (told.returncode, words in told.stderr, "Traceback" in told.stderr) == (2, True, False), told.stderr
+        assert "no study has run in this store" in told.stderr or words
     with pytest.raises(BadInput, match="no study has run in this store"):
         verify(f"s3://{bucket}/empty")
     with pytest.raises(BadInput, match="Protocol not known"):

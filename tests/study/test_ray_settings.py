@@ -7,6 +7,7 @@ import dataclasses
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,25 @@ def test_an_address_that_nobody_answers_is_refused_at_once(prefix: str) -> None:
         check_engine(Options(engine="ray", address=address))
     assert str(caught.value).startswith(f"--address {address}")
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad Request\r\n\r\n", b""])
+def test_an_address_where_something_else_answers_is_refused(answer: bytes) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            there, _ = server.accept()
+            with there:
+                there.recv(24)
+                there.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(BadInput, match=f"what answers at {address} is no Ray cluster"):
+            check_engine(Options(engine="ray", address=address))
+        thread.join()
 
 
 def test_auto_without_a_cluster_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def _seed_notes(cells: Cells, seed_table: pd.DataFrame, twins: Sequence[str]) ->
                 missing = ", ".join(str(seed) for seed in sorted(wanted - have))
                 notes.append(
                     f"{arm.method} ({arm.model}, {arm.setting}): {what} from {len(have)} of "
-                    f"{plural(len(wanted), 'seed')} (missing: {missing})."
+                    f"{plural(len(wanted), 'seed')} (missing: seed{'s' * (len(wanted - have) > 1)} {missing})."
                 )
     return notes
 

@@ -51,9 +51,11 @@ class Outcome:
 def needed(plan: Plan, store: Store, retry_failed: bool = False) -> dict[str, Step]:
     """Return the steps to do: the goals that are not stored, what those need, and what was found damaged.
 
-    A stored leaf needs no parent, nor does a stored failure that is not to be tried again.
+    A stored leaf needs no parent that is gone, nor does a stored failure that is not to be tried again. A parent
+    that is there and does not check is done again all the same: a result names the hash of its model.
     """
     todo = [key for kind, key in store.damaged() if key in plan.steps and plan.steps[key].kind == kind]
+    todo += [key for _, key in store.broken((step.kind, key) for key, step in plan.steps.items())]
     todo += plan.goals
     found: dict[str, Step] = {}
     done: set[str] = set()

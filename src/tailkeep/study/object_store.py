@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,11 @@ class ObjectStore(Store):
         found = {name.rpartition("/")[0] for name in self.index.survey() if f"/{ASIDE}" in name}
         return sorted(_split(name) for name in found if name not in self.index.listed)
 
+    def broken(self, steps: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return those of some steps whose manifest was listed and does not check. Their files are not read."""
+        listed = [(kind, key) for kind, key in steps if f"{kind}/{key}" in self.index.listed]
+        return [(kind, key) for kind, key in listed if not self.is_whole(kind, key)]
+
     def steps(self) -> list[tuple[str, str]]:
         """Return (kind, key) of everything that claims to be a finished step. Lists everything."""
         self.index.survey()
@@ -123,7 +129,7 @@ class ObjectStore(Store):
         raise StorageFailed(
             "damaged",
             f"damaged: {self.url}/{kind}/{key}: {name} is missing or has changed since it was written; "
-            f"the step was moved aside ({aside}). The same command does it again and goes on",
+            f"the step was moved aside ({aside}). `tailkeep run` does it again",
         )
 
     def _known(self, kind: str, key: str) -> Commit:

@@ -42,7 +42,11 @@ class Entry:
 
 def open_objects(url: str) -> Objects:
     """Return the objects below a URL; asks nothing of the server yet. Raises ``MissingExtra`` and ``BadInput``."""
-    scheme = url.partition("://")[0].lower()
+    scheme, _, place = url.partition("://")
+    scheme = scheme.lower()
+    if not place.strip("/") and scheme != "memory":
+        raise BadInput(f"--store {url}: names no bucket; write {scheme}://BUCKET/PREFIX")
+    url = f"{scheme}://{place}"
     library, package = LIBRARIES.get(scheme, ("fsspec", "fsspec"))
     try:
         importlib.import_module(library)
@@ -56,6 +60,7 @@ def open_objects(url: str) -> Objects:
         fs, root = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:  # a protocol that is not known, or whose own library is missing
         raise BadInput(f"--store {url}: {error}") from error
+    _hush(fs)
     fs.retries = 2  # of s3fs itself, on top of its client's: else a silent server is waited for by the hour
     write = getattr(fs, "_pipe_file", fs.pipe_file)
     if "mode" not in inspect.signature(write).parameters or write.__module__ in ("fsspec.spec", "fsspec.asyn"):
@@ -64,6 +69,22 @@ def open_objects(url: str) -> Objects:
             "store that processes share rests on; use s3://, gs:// or a folder"
         )
     return (S3Objects if library == "s3fs" else Objects)(url, fs, root.rstrip("/"))
+
+
+def _hush(fs: Any) -> None:
+    """Keep from stderr what the client's own tasks leave behind when a connection breaks: the request that failed says
+    it, in ``StorageFailed``.
+    """
+    loop = getattr(fs, "loop", None)
+    if loop is None or getattr(fs, "asynchronous", False):
+        return
+
+    def handle(loop: Any, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(("aiohttp", "botocore")):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
 
 
 class Objects:

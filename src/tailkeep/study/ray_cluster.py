@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,12 +91,26 @@ def _check_address(address: str, limited: bool) -> None:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadInput(f"--address {address}: write {FORMS}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER) as there:
+            answers = os.environ.get("RAY_USE_TLS", "0") == "1" or _speaks_http2(there)
     except OSError as error:
         raise BadInput(
             f"--address {address}: nobody answers at {target} ({error}); is the cluster up (`ray status` there), and "
             f"the port open? Forms: {FORMS}. Without --address a cluster of this machine alone is started"
         ) from error
+    if not answers:
+        raise BadInput(f"--address {address}: what answers at {target} is no Ray cluster; write {FORMS}")
+
+
+def _speaks_http2(there: socket.socket) -> bool:
+    """Whether a server begins to talk as gRPC does. Ray itself waits for minutes for one that does not."""
+    there.settimeout(ANSWER)
+    head = b""
+    with suppress(OSError):  # silent, or gone
+        there.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))  # with empty settings
+        while len(head) < 9 and (more := there.recv(9 - len(head))):
+            head += more
+    return len(head) == 9 and head[3] == 4  # a frame of settings comes first
 
 
 def _running() -> str:
@@ -150,7 +165,9 @@ def _connect(ray: Any, options: Options) -> None:
     where = f"--address {options.address}" if options.address else "a cluster of this machine"
     try:
         ray.init(**settings)
-    except (Exception, SystemExit) as error:  # Ray ends the process where it meets something else at the address
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # Ray's way to take that signal
+            raise
         text = " ".join(str(error).split())[:400]
         hint = "; where that cluster asks for a token, set RAY_AUTH_MODE=token" if options.address else ""
         raise BadInput(

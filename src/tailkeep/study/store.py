@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,10 @@ class Store:
             if path.is_dir() and not path.with_name(path.name.partition(".")[0]).exists()
         }
         return sorted(found)
+
+    def broken(self, steps: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return those of some steps that claim to be there and do not check."""
+        return [(kind, key) for kind, key in steps if self.folder(kind, key).exists() and not self.is_whole(kind, key)]
 
     def is_whole(self, kind: str, key: str) -> bool:
         """Whether the step is there with a manifest that checks, done or failed. Hashes are checked once a process."""
