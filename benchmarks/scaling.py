@@ -53,19 +53,19 @@ BAR = 30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=10_000)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--cells", type=int, default=10_000, help="of the study")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64, 256], help="a point each")
     parser.add_argument("--seconds", type=float, default=60.0, help="what a point takes if nothing but work takes time")
     parser.add_argument("--nap", type=float, default=0.1, help="least mean sleep in seconds; sets the part that runs")
     parser.add_argument("--store", type=Path, help="folder for the stores (default: a temporary one); /dev/shm: memory")
     parser.add_argument("--processes", action="store_true", help="the engine's own worker processes, not threads")
-    parser.add_argument("--times", type=Path, default=scaling_times.FILE)
+    parser.add_argument("--times", type=Path, default=scaling_times.FILE, help="seconds of a step by kind, recorded")
     parser.add_argument(
         "--latency", type=float, nargs="*", default=[1.0, 10.0], metavar="MS", help="computed too: so much an operation"
     )
     parser.add_argument("--plan", type=int, metavar="STEPS", help="only plan: time and memory")
     parser.add_argument("--record", type=Path, metavar="STORE", help="only write --times from a store's steps")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     options = parser.parse_args()
     try:
         if options.record:

@@ -83,6 +83,9 @@ def test_04_unknown_keys_and_kinds(plan: Any) -> None:
     )
     _refused(plan(STUDY.replace("filter_pruning, ratio", "filter_pruning, rate")), "did you mean 'ratio'?", line=16)
     _refused(plan(STUDY.replace("methods:", "method:")), "did you mean 'methods'?", line=14)
+    told = plan(STUDY.replace("n_max: 60", "nmax: 60"))
+    _refused(told, "did you mean 'n_max'?", line=5)
+    assert "at least 1 item" not in told.stderr, "which the fault in the list brought with it"
     _refused(plan(STUDY.replace("{kind: digits_net}", "{depth: 20}")), "'kind' is missing", line=8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -294,8 +295,20 @@ def check_study(document: Document) -> StudySpec:
     try:
         return StudySpec.model_validate(document.value)
     except ValidationError as error:
-        lines = [explain(document, detail, partial(_known_keys, document=document)) for detail in error.errors()]
+        faults = _of_their_own(error.errors())
+        lines = [explain(document, detail, partial(_known_keys, document=document)) for detail in faults]
         raise BadInput("\n".join(dict.fromkeys(lines))) from error
+
+
+def _of_their_own(faults: Sequence[Any]) -> list[Any]:
+    """Leave out that a list is too short where that is because of a fault in what it lists."""
+
+    def follows(fault: Any) -> bool:
+        at = fault["loc"]
+        within = [other for other in faults if len(other["loc"]) > len(at) and other["loc"][: len(at)] == at]
+        return fault["type"] == "too_short" and bool(within)
+
+    return [fault for fault in faults if not follows(fault)]
 
 
 def _known_keys(path: tuple[str | int, ...], document: Document) -> list[str]:

@@ -77,6 +77,7 @@ def verify(
         found.records += 1
         fault = record_fault(path)
         if fault is not None:
+            fault = fault.replace(str(path), f"{store.address}/studies/{path.name}")  # not where a copy of it was read
             found.damages.append(Damage(RECORD, path.stem, [fault], store.put_aside(path) if move else None))
     found.aside = store.aside()
     return found
