@@ -265,7 +265,6 @@ def test_damaged_steps_that_were_moved_aside_are_done_again(engine: Any, runtime
     engine(plan).run()
     store = Store(Path(runtime.store))
     (store.folder("train", "a") / "step.json").write_text("{}", encoding="utf-8")
-    assert needed(plan, store) == {}, "a stored leaf needs no parent"
     store.move_aside("train", "a")
     assert set(needed(plan, store)) == {"a"}
     assert engine(plan).run().done == ["a"]
