@@ -193,7 +193,10 @@ class Store:
 
     def broken(self, steps: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return those of some steps that claim to be there and do not check."""
-        return [(kind, key) for kind, key in steps if self.folder(kind, key).exists() and not self.is_whole(kind, key)]
+        there = {folder.name: set(os.listdir(folder)) for folder in self.root.glob("*/") if folder.is_dir()}
+        nothing: set[str] = set()  # one look a kind: a big plan has many steps that are not there
+        named = [(kind, key) for kind, key in steps if key in there.get(kind, nothing)]
+        return [(kind, key) for kind, key in named if not self.is_whole(kind, key)]
 
     def is_whole(self, kind: str, key: str) -> bool:
         """Whether the step is there with a manifest that checks, done or failed. Hashes are checked once a process."""
