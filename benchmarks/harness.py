@@ -31,7 +31,6 @@ from tailkeep.spec import content_key
 from tailkeep.study.results import result_hash
 from tailkeep.study.runner import Options, Study, open_study
 from tailkeep.study.store import NOT_STORED, Store
-from tailkeep.study.verify import stored_steps
 
 RECIPE = {"batch_size": 32, "precision": "float32"}
 SPEC: dict[str, Any] = {
@@ -201,7 +200,7 @@ def lines(journal: Path) -> list[list[str]]:
 def finished(root: Path) -> set[str]:
     """Keys of the steps that are stored whole, by the strict store."""
     store = Store(root)
-    return {key for kind, key in stored_steps(root) if store.is_whole(kind, key)} if root.is_dir() else set()
+    return {key for kind, key in store.steps() if store.is_whole(kind, key)} if root.is_dir() else set()
 
 
 def complaints(study: Study, expected: str, kind: type[Store] = Store) -> list[str]:
@@ -215,7 +214,7 @@ def complaints(study: Study, expected: str, kind: type[Store] = Store) -> list[s
     if got != expected:
         found.append(f"result hash {got[:12]}, not {expected[:12]}")
     strict = Store(study.store.root)
-    for name, key in stored_steps(study.store.root):
+    for name, key in study.store.steps():
         if here.store.is_whole(name, key) and strict.faults(strict.folder(name, key), key):
             found.append(f"{name} {key[:8]} is accepted and does not check")
     return found

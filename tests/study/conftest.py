@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,6 +84,13 @@ def opened(tmp_path: Path) -> Callable[..., Study]:
         return open_study(_write(tmp_path / "study.yaml", study), Options(**options))
 
     return make
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Any:
+    """What toy work needs beside its step: where its store is, its diary, and the sign that a fault was mended."""
+    names = {name: str(tmp_path / name) for name in ("store", "diary", "mended")}
+    return SimpleNamespace(threads=1, **names)
 
 
 @pytest.fixture

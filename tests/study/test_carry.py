@@ -12,7 +12,7 @@ import pytest
 
 from tailkeep.errors import StepFailed
 from tailkeep.study.carry import HELD, carry_out, holder_of, store_failure, turn
-from tailkeep.study.lease import Lease
+from tailkeep.study.lease import Lease, lease_name
 from tailkeep.study.limits import StorageFailed, TryAgain, own_failure
 from tailkeep.study.plan import Step
 from tailkeep.study.store import Store
@@ -95,7 +95,7 @@ def test_memory_is_not_kept_by_the_error(tmp_path: Path) -> None:
 
 def test_a_step_that_another_one_holds_is_left_alone(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    lease = Lease.take(store.lease("train", STEP.key))
+    lease = store.leases.take(lease_name("train", STEP.key))
     assert lease is not None
     assert carried(store, raising(AssertionError("worked at twice"))) == HELD
     assert not store_failure(STEP, store, "hang", "x")
@@ -112,8 +112,8 @@ def test_who_was_passed_over_neither_publishes_nor_fails_the_step(tmp_path: Path
 
     def sleeper(folder: Path) -> dict[str, Any]:
         fine(folder)
-        store.lease("train", STEP.key).unlink()
-        other = Lease.take(store.lease("train", STEP.key))
+        store.leases.path(lease_name("train", STEP.key)).unlink()
+        other = store.leases.take(lease_name("train", STEP.key))
         assert other is not None
         store.adopt("train", STEP.key, other.token)
         if fails:
@@ -139,7 +139,7 @@ def test_nothing_starts_while_time_is_measured(tmp_path: Path) -> None:
 
 def test_a_measurement_waits_for_what_runs_on_this_machine(tmp_path: Path) -> None:
     store, began = Store(tmp_path), threading.Event()
-    running = Lease.take(store.lease("train", STEP.key))
+    running = store.leases.take(lease_name("train", STEP.key))
     Lease.take(tmp_path / "leases" / "run.x.lease")  # a process at work is no step
     assert running is not None
 

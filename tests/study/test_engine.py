@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,7 +17,7 @@ import pytest
 
 from tailkeep.study.engine import RETRIES, Engine, Event, Outcome, needed
 from tailkeep.study.estimate import duration, estimate, step_seconds
-from tailkeep.study.lease import Lease
+from tailkeep.study.lease import lease_name
 from tailkeep.study.limits import StorageFailed
 from tailkeep.study.plan import Cell, Plan, Step
 from tailkeep.study.results import result_hash
@@ -40,12 +39,6 @@ def plan_of(**steps: tuple[str, list[str]]) -> Plan:
         if leaf:
             plan.cells.append(Cell({"role": "technique"}, name, name, (1, 1)))
     return plan
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Any:
-    names = {name: str(tmp_path / name) for name in ("store", "diary", "mended")}
-    return SimpleNamespace(threads=1, **names)
 
 
 @pytest.fixture
@@ -229,7 +222,7 @@ def test_24_a_full_disk_stops_the_run_with_words(engine: Any, runtime: Any, work
 def test_23_a_step_that_another_process_holds_is_waited_for_and_the_others_are_done(engine: Any, runtime: Any) -> None:
     plan = plan_of(a=("do", []), leaf1=("do", ["a"]), b=("do", []), leaf2=("do", ["b"]))
     store = Store(Path(runtime.store))
-    lease = Lease.take(store.lease("train", "a"), "a")
+    lease = store.leases.take(lease_name("train", "a"), "a")
     assert lease is not None
 
     def other_process() -> None:
@@ -248,7 +241,7 @@ def test_23_a_step_that_another_process_holds_is_waited_for_and_the_others_are_d
 def test_a_failure_of_another_process_is_taken_over(engine: Any, runtime: Any) -> None:
     plan = plan_of(a=("do", []), leaf=("do", ["a"]))
     store = Store(Path(runtime.store))
-    lease = Lease.take(store.lease("train", "a"))
+    lease = store.leases.take(lease_name("train", "a"))
     assert lease is not None
 
     def other_process() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tailkeep.study.carry import turn
 from tailkeep.study.engine import Engine, Event, Outcome, needed
-from tailkeep.study.lease import Lease
+from tailkeep.study.lease import lease_name
 from tailkeep.study.plan import Cell, Plan, Step
 from tailkeep.study.store import Store
 
@@ -40,12 +40,6 @@ def plan_of(**parents: list[str]) -> Plan:
 def many(count: int) -> Plan:
     """A plan of steps without parents."""
     return plan_of(**{f"s{i}": [] for i in range(count)})
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Any:
-    names = {name: str(tmp_path / name) for name in ("store", "diary", "mended")}
-    return SimpleNamespace(threads=1, **names)
 
 
 @pytest.fixture
@@ -170,7 +164,7 @@ def test_steps_that_others_hold_are_not_looked_at_for_every_step_that_ends(
 ) -> None:
     plan = many(40)
     store, held = Store(Path(runtime.store)), Held(monkeypatch)
-    leases = [Lease.take(store.lease("train", f"s{i}")) for i in range(10)]
+    leases = [store.leases.take(lease_name("train", f"s{i}")) for i in range(10)]
 
     def other_process() -> None:
         if len(diary_of(runtime)) == 30 and held.now == 0:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tailkeep.errors import BadInput
 from tailkeep.study.gc import collect
-from tailkeep.study.lease import Lease
+from tailkeep.study.lease import Lease, lease_name
 from tailkeep.study.record import at_work
 from tailkeep.study.retry import retry
 from tailkeep.study.store import Store
@@ -70,7 +70,7 @@ def test_only_named_studies_are_kept(store: Store) -> None:
 
 
 def test_a_living_step_and_a_running_study_stay(store: Store) -> None:
-    lease = Lease.take(store.lease("train", toy.key_of("unfinished")), "unfinished")
+    lease = store.leases.take(lease_name("train", toy.key_of("unfinished")), "unfinished")
     assert lease is not None
     with lease, at_work(store, "1", ["goal"]):
         found = collect(store.root, ["2"])

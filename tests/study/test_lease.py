@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dead import dead_process
 from tailkeep.files import create_whole
 from tailkeep.study import lease as module
 from tailkeep.study.lease import Holder, Lease, Watch, busy, process_started, read_holder
@@ -26,15 +27,6 @@ def plant(path: Path, **changes: object) -> Holder:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(holder)), encoding="utf-8")
     return holder
-
-
-def dead_process() -> tuple[int, float]:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    started = process_started(child.pid)
-    assert started is not None
-    child.kill()
-    child.wait()
-    return child.pid, started
 
 
 def test_a_lease_has_one_holder_until_it_is_given_back(tmp_path: Path) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from dead import dead_process
 from tailkeep.errors import BadInput
 from tailkeep.study import lease as clock
-from tailkeep.study.lease import HEART, Holder, Watch, new_holder, process_started
+from tailkeep.study.lease import HEART, Holder, Watch, new_holder
 from tailkeep.study.object_lease import ObjectLease, ObjectLeases, body, path_of
 from tailkeep.study.objects import Objects, open_objects
 
@@ -33,15 +32,6 @@ def plant(objects: Objects, name: str, beat: int = 0, **changes: Any) -> Holder:
     holder = replace(new_holder(""), token="t" * 16, **changes)
     objects.put(path_of(name), body(holder, beat))
     return holder
-
-
-def dead_process() -> tuple[int, float]:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    started = process_started(child.pid)
-    assert started is not None
-    child.kill()
-    child.wait()
-    return child.pid, started
 
 
 def test_a_lease_has_one_holder_until_it_is_given_back(leases: ObjectLeases, objects: Objects) -> None:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -64,12 +63,6 @@ def plan_of(**steps: str) -> Plan:
         plan.steps[name] = Step(name, "predict", {"what": what, "parents": {}}, name)
         plan.cells.append(Cell({"role": "technique"}, name, name, (1, 1)))
     return plan
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Any:
-    names = {name: str(tmp_path / name) for name in ("store", "diary", "mended")}
-    return SimpleNamespace(threads=1, **names)
 
 
 @pytest.fixture

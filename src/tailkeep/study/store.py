@@ -86,10 +86,6 @@ class Store:
         """Where a step's files lie once it is done."""
         return safe_join(self.root, kind, key)
 
-    def lease(self, kind: str, key: str) -> Path:
-        """The file that says who is at work on a step."""
-        return safe_join(self.root, "leases", f"{kind}.{key}.lease")
-
     def partial(self, kind: str, key: str, token: str = "work") -> Path:
         """Where a step works; made if it is not there, kept for a resume if it is."""
         path = safe_join(self.root, kind, f"{key}.partial", token)

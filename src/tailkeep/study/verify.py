@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tailkeep.errors import BadInput
 from tailkeep.study.record import read_record
-from tailkeep.study.store import Store
 from tailkeep.study.stores import Place, open_store
 
 RECORD = "study"
@@ -39,11 +38,6 @@ class Verified:
     def plain(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {**asdict(self), "whole": not self.damages}
-
-
-def stored_steps(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield (kind, key) of every folder that claims to be a finished step."""
-    yield from Store(root).steps()
 
 
 def verify(
