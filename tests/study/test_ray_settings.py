@@ -19,7 +19,7 @@ import pytest
 from tailkeep.errors import BadInput, MissingExtra
 from tailkeep.study import lease
 from tailkeep.study.engine import RETRIES, Engine, Event
-from tailkeep.study.lease import Holder, Lease
+from tailkeep.study.lease import Holder
 from tailkeep.study.limits import TryAgain
 from tailkeep.study.plan import Cell, Plan, Step
 from tailkeep.study.ray_cluster import _absolute, _paths, check_engine
@@ -193,7 +193,7 @@ class Loses:
             self.store.publish(step.kind, step.key, {"status": "done"})
             future.set_result("done")
             return future
-        left = Lease.take(self.store.lease(step.kind, step.key))
+        left = self.store.leases.take(lease.lease_name(step.kind, step.key))
         assert left is not None
         lease.HEART.discard(left)
         far = dataclasses.asdict(dataclasses.replace(left.holder, machine="another", host="far"))
