@@ -15,6 +15,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 setup: $(READY)

@@ -93,7 +93,7 @@ def whole_gates(options: argparse.Namespace) -> None:
         draws = np.stack([rng.multinomial(size, [p10, p01, 1 - p10 - p01], size=options.runs) for size in n])
         b, c = draws[:, :, 0].T, draws[:, :, 1].T
         p = trinomial.p_values(b.ravel(), c.ravel(), np.broadcast_to(n, b.shape).ravel(), delta)
-        fails = np.array([min(statistics.holm(row)) <= ALPHA for row in p.broken.reshape(b.shape).tolist()])
+        fails = np.array([min(statistics.holm(row.tolist())) <= ALPHA for row in p.broken.reshape(b.shape)])
         passes = (p.kept.reshape(b.shape) <= ALPHA).all(axis=1) & ~fails
         predicted = power.of_gate(power.power(n, delta, p10, p01, ALPHA))
         print(f"{name:46s} {100 * predicted:13.2f} {100 * passes.mean():12.2f} {100 * fails.mean():18.2f}")

@@ -86,7 +86,7 @@ def simulated(n: np.ndarray, p10: np.ndarray, p01: np.ndarray, delta: float, see
     sizes = np.broadcast_to(n, b.shape)
     p = trinomial.p_values(b.ravel(), c.ravel(), sizes.ravel(), delta)
     broken, kept = p.broken.reshape(b.shape), p.kept.reshape(b.shape)
-    fails = np.array([min(statistics.holm(row)) <= ALPHA for row in broken.tolist()])
+    fails = np.array([min(statistics.holm(row.tolist())) <= ALPHA for row in broken])
     codes = np.where(fails, 1, np.where((kept <= ALPHA).all(axis=1), 0, 5))
     for run in range(0, RUNS, RUNS // 10):
         checks = [

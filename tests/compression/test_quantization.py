@@ -3,6 +3,7 @@
 import copy
 import json
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,7 +344,7 @@ def test_a_norm_that_does_not_follow_its_layer_alone_stays():
 def test_stacked_models_come_back_in_a_new_process_bit_for_bit(tmp_path, predict_in_a_new_process):
     """Quantized alone, after pruning, and after distillation into a fresh student."""
     student = {"kind": "digits_net", "width": 0.5}
-    stacks = [
+    stacks: list[tuple[dict[str, Any], list[Any]]] = [
         (DigitsNet().plain(), [Quantization()]),
         (DigitsNet().plain(), [FilterPruning(ratio=0.4), Quantization(activation_bits=4, activations="pact")]),
         (student, [Distillation(), Quantization(weight_bits=3, weights="dorefa", activations="clip")]),

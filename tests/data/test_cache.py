@@ -29,12 +29,14 @@ def dataset(rng):
 def source(dataset):
     """A decoder that counts its calls."""
 
-    def decode():
-        decode.calls += 1
-        return dataset
+    class Decode:
+        calls = 0
 
-    decode.calls = 0
-    return decode
+        def __call__(self):
+            self.calls += 1
+            return dataset
+
+    return Decode()
 
 
 def same(a, b):

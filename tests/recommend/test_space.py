@@ -33,7 +33,7 @@ def test_a_repaired_model_keeps_its_own_loss(asked: Any, tmp_path: Path) -> None
     plain = {"model": {"kind": "digits_net"}, "name": "plain"}
     study = _study(asked, tmp_path, plain, focal)
     methods = built_in(study, saturates=False)
-    assert {e.loss.kind for e in methods if e.method.trains and "focal" in (e.models or ())} == {"focal"}
+    assert {e.loss.plain()["kind"] for e in methods if e.method.trains and "focal" in (e.models or ())} == {"focal"}
     assert not [e for e in methods if "adjusted" in e.name and "focal" in (e.models or ())]
     whole = StudySpec.model_validate(study.model_copy(update={"methods": methods}).plain())
     (tmp_path / "again.yaml").write_text(study_text(whole), encoding="utf-8")

@@ -112,7 +112,7 @@ def test_who_was_passed_over_neither_publishes_nor_fails_the_step(tmp_path: Path
 
     def sleeper(folder: Path) -> dict[str, Any]:
         fine(folder)
-        store.leases.path(lease_name("train", STEP.key)).unlink()
+        (tmp_path / "leases" / f"{lease_name('train', STEP.key)}.lease").unlink()
         other = store.leases.take(lease_name("train", STEP.key))
         assert other is not None
         store.adopt("train", STEP.key, other.token)

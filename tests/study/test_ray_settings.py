@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import dataclasses
+import json
 import os
 import socket
 import sys
@@ -194,10 +195,10 @@ class Loses:
             future.set_result("done")
             return future
         left = self.store.leases.take(lease.lease_name(step.kind, step.key))
-        assert left is not None
+        assert isinstance(left, lease.Lease)
         lease.HEART.discard(left)
         far = dataclasses.asdict(dataclasses.replace(left.holder, machine="another", host="far"))
-        left.path.write_text(lease.json.dumps(far), encoding="utf-8")
+        left.path.write_text(json.dumps(far), encoding="utf-8")
         future.set_exception(TryAgain("worker_killed", "its node ended"))
         return future
 
