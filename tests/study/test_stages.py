@@ -72,6 +72,18 @@ def test_twins_that_are_left_out(crossed: dict[str, Any], opened: Callable[..., 
     assert len([cell for cell in cells if cell["twin"] == "imbalanced"]) == 2 * 9
 
 
+def test_a_method_without_a_twin_is_not_said_to_have_lost_it(
+    small: dict[str, Any], opened: Callable[..., Study]
+) -> None:
+    small |= {"balanced": "matched", "methods": [{**small["methods"][0], "twins": False}, small["methods"][1]]}
+    study = opened(small)
+    study.run()
+    without, other = study.analyse()[1].verdicts
+    assert "the excess gap is not available: no balanced twin is planned; compression " in without.sentence
+    assert (without.label, without.twin) == ("not available", "none")
+    assert other.twin == "matched"
+
+
 def test_both_splits_are_evaluated_and_the_figures_are_the_tests(
     small: dict[str, Any], opened: Callable[..., Study]
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -38,6 +38,7 @@ def analyse(
     notes: Sequence[str] = (),
     split: str = "test",
     stages: pd.DataFrame | None = None,
+    untwinned: Collection[tuple[str, str, str]] = (),
 ) -> StudyAnalysis:
     """Return the tables and verdicts of a study.
 
@@ -47,7 +48,8 @@ def analyse(
     and batch size, without seeds: dataset, setting, twin, model, method, role, batch, median_ms, low_ms, high_ms,
     ratio, ratio_low, ratio_high (time over the dense model's), threads, bits_note (why there is no time).
     ``stages`` has ``repairs.STAGE_COLUMNS``: where each model answers imbalance (None: no analysis of repairs).
-    ``margin`` is in percentage points, ``cuts`` in training images, ``planned_twins`` among "full" and "matched".
+    ``margin`` is in percentage points, ``cuts`` in training images, ``planned_twins`` among "full" and "matched";
+    ``untwinned`` are the (dataset, model, method) for which no balanced twin is planned all the same.
 
     Missing cells are never an error: figures come from the seeds for which both sides are there, and the notes say so.
     Raises BadInput where a frame's columns or counts do not hold, or an option has no meaning.
@@ -59,7 +61,7 @@ def analyse(
     groups = make_groups(cells, cuts)
     primary = "full" if "full" in planned_twins else "matched" if planned_twins else "none"
     per_seed, accuracy = seed_gaps(cells, planned_twins), accuracy_table(cells)
-    made = contrasts(cells, groups, per_seed, failed, primary)
+    made = contrasts(cells, groups, per_seed, failed, primary, untwinned)
     size, times, gaps = size_table(sizes, accuracy), latency_table(latency), mean_gaps(per_seed)
     made_notes = [*notes, *make_notes(cells, groups, per_seed, made, failed, planned_twins)]
     return StudyAnalysis(

@@ -8,7 +8,7 @@ techniques; below ``MIN_SEEDS`` seeds no claim.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,15 +46,22 @@ class Contrast:
 
 
 def contrasts(
-    cells: Cells, groups: Groups, seed_table: pd.DataFrame, failures: pd.DataFrame, twin: str
+    cells: Cells,
+    groups: Groups,
+    seed_table: pd.DataFrame,
+    failures: pd.DataFrame,
+    twin: str,
+    untwinned: Collection[tuple[str, str, str]] = (),
 ) -> tuple[Contrast, ...]:
     """Return every technique's contrast, in the frame's order, techniques of which every cell failed last.
 
-    ``seed_table`` is that of ``gaps.seed_gaps``; ``twin`` the primary one, or "none".
+    ``seed_table`` is that of ``gaps.seed_gaps``; ``twin`` the primary one, or "none"; ``untwinned`` the (dataset,
+    model, method) for which none is planned, whatever others have.
     """
     arms = [arm for arm in cells.arms if arm.role == "technique"]
     found = {(arm.dataset, arm.model, arm.method): None for arm in arms}
-    made = [_contrast(cells, groups, seed_table, key, twin) for key in found]
+    planned = {key: "none" if key in untwinned else twin for key in found}
+    made = [_contrast(cells, groups, seed_table, key, its_twin) for key, its_twin in planned.items()]
     known = {(arm.dataset, arm.model, arm.method) for arm in cells.arms}
     lost = dict.fromkeys(
         (str(row.dataset), str(row.model), str(row.method))

@@ -97,6 +97,15 @@ def cell_stages(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
 
 
+def _untwinned(plan: Plan) -> set[tuple[str, str, str]]:
+    """The (dataset, model, method) of which the study says ``twins: false``: cells without any balanced one."""
+    found: dict[bool, set[tuple[str, str, str]]] = {False: set(), True: set()}
+    for cell in plan.cells:
+        dataset, model, method = (str(cell.labels[name]) for name in ("dataset", "model", "method"))
+        found[cell.labels["twin"] != "imbalanced"].add((dataset, model, method))
+    return found[False] - found[True]
+
+
 def cell_sizes(plan: Plan, store: Store, class_names: dict[str, list[str]]) -> pd.DataFrame:
     """Return weights, MACs and packed bytes of each finished cell's model; of an exported one also its file's facts."""
     rows = []
@@ -372,5 +381,6 @@ def analyse_plan(
         ],
         split=split,
         stages=cell_stages(plan),
+        untwinned=_untwinned(plan),
     )
     return frame, found
