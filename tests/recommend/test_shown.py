@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from tailkeep.cli_recommend import register
 from tailkeep.recommend import shown
+from tailkeep.report.recommend_charts import _beside
 from tailkeep.report.recommend_page import write_recommendation
 
 from .conftest import INTEGERS, RUINED, SAME
@@ -66,6 +68,38 @@ def test_the_page_has_the_answer_the_chart_and_the_evidence(ask: Any, asked: Any
     assert (files / "tables" / "frontier.csv").read_text(encoding="utf-8").count("\n") == 4
     for name in re.findall(r'href="(recommend_files/[^"]+)"', page):
         assert (tmp_path / "page" / name).is_file(), name
+
+
+def test_what_it_takes_is_said_of_each_open_class(
+    ask: Any, asked: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class that has images enough is not told to get more: it seems to lose."""
+    answer = ask(asked(SAME), max_class_drop=2.0)
+    assert answer.needs[0] == f"0: about {answer.images_needed['0']} held-out images (it has 80)"
+    ended = answer.evidence[0]
+    enough, never = (
+        dataclasses.replace(ended.classes[0], n=1000, images_needed=720, loss=0.036),
+        dataclasses.replace(ended.classes[1], images_needed=None),
+    )
+    ended = dataclasses.replace(ended, classes=(enough, never))
+    answer = dataclasses.replace(answer, evidence=(ended,))
+    needs = [
+        "0: its 1,000 images would do if nothing was lost; 3.6 points lost here, so more may not help",
+        "1: no number of images tells",
+    ]
+    assert answer.needs == answer.to_dict()["needs"] == needs
+    page = shown.write_page(answer, tmp_path).read_text(encoding="utf-8")
+    shown.print_answer(answer, tmp_path, as_json=False)
+    said = capsys.readouterr().out
+    for need in needs:
+        assert f"<li>{need}</li>" in page
+        assert f"- class {need}" in said
+
+
+@pytest.mark.parametrize(("times", "align"), [(1.2, "left"), (9.1, "right")])
+def test_the_chosen_name_has_room(times: float, align: str) -> None:
+    values = [{"name": "", "times": 5.0}, {"name": "chosen", "times": times}]
+    assert _beside(values, (0.9, 14.0))["align"] == align
 
 
 def test_names_from_outside_are_escaped(ask: Any, asked: Any, tmp_path: Path) -> None:

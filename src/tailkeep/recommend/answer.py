@@ -100,8 +100,17 @@ class Recommendation:
     @property
     def images_needed(self) -> dict[str, int | None]:
         """Of the candidate that ended the sequence, about how many held-out images each open class needs."""
+        return {each.name: each.images_needed for each in self._open}
+
+    @property
+    def needs(self) -> list[str]:
+        """The same in words, a sentence a class; of a class that has images enough, what it seems to lose."""
+        return [_need(each) for each in self._open]
+
+    @property
+    def _open(self) -> tuple[ClassEvidence, ...]:
         ended = next((each for each in self.evidence if each.name == self.stopped), None)
-        return {c.name: c.images_needed for c in ended.classes if c.decision == "cannot tell"} if ended else {}
+        return tuple(c for c in ended.classes if c.decision == "cannot tell") if ended else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
@@ -111,6 +120,7 @@ class Recommendation:
             **_plain(plain),
             "exit_code": self.exit_code,
             "images_needed": self.images_needed,
+            "needs": self.needs,
         }
 
     def _repr_html_(self) -> str:
@@ -118,6 +128,15 @@ class Recommendation:
         from html import escape
 
         return f"<p><b>{escape(self.status)}</b>: {escape(self.sentence)}</p>"
+
+
+def _need(each: ClassEvidence) -> str:
+    if each.images_needed is None:
+        return f"{each.name}: no number of images tells"
+    if each.images_needed > each.n:
+        return f"{each.name}: about {each.images_needed:,} held-out images (it has {each.n:,})"
+    lost = f"{100 * abs(each.loss):.1f} points {'lost' if each.loss > 0 else 'won'}"
+    return f"{each.name}: its {each.n:,} images would do if nothing was lost; {lost} here, so more may not help"
 
 
 def _plain(value: Any) -> Any:

@@ -54,9 +54,11 @@ def print_answer(answer: Recommendation, page: Path, as_json: bool) -> None:
     shown = _evidence_of(answer)
     if shown is not None:
         terminal.print(_evidence(shown), soft_wrap=False)
-    for name, images in answer.images_needed.items() if answer.chosen is None else ():
-        words = "no number of images tells" if images is None else f"about {images:,} held-out images"
-        terminal.print(f"- class {escape(name)}: {words} (an 80 % chance of a pass if nothing is truly lost)")
+    if answer.needs and answer.chosen is None:
+        which = f"for {escape(answer.stopped or '')} (an 80 % chance of a pass if nothing is truly lost)"
+        terminal.print(f"What it takes to tell, {which}:")
+        for need in answer.needs:
+            terminal.print(f"- class {escape(need)}")
     for note in answer.notes:
         terminal.print(f"[dim]note: {escape(note)}[/]")
     if answer.export is not None and answer.place is not None:

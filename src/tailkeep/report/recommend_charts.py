@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,8 @@ def _frontier(view: RecommendView, rows: Sequence[dict[str, Any]], layout: Layou
     times = [value["times"] for value in values]
     present = [status for status in SHAPES if any(value["status"] == status for value in values)]
     legend = {"title": None, "columns": 2 if layout.narrow else 4}
-    scale = {"domain": [min([*times, 1.0]) / 1.15, max(times) * 1.25], "type": "log", "nice": False}
+    domain = [min([*times, 1.0]) / 1.15, max(times) * 1.25]
+    scale = {"domain": domain, "type": "log", "nice": False}
     x = {"field": "times", "type": "quantitative", "scale": scale}
     x["axis"] = {"title": "times smaller than the baseline (packed bytes)", "tickCount": 6, "format": "~r"}
     y_scale = {"domain": list(extent(ends, keep=(0.0, limit))), "nice": False, "zero": False}
@@ -101,8 +103,7 @@ def _frontier(view: RecommendView, rows: Sequence[dict[str, Any]], layout: Layou
         {
             "mark": {
                 "type": "text",
-                "align": "left",
-                "dx": 10,
+                **_beside(values, domain),
                 "dy": -9,
                 "fontSize": 11.5,
                 "fontWeight": "bold",
@@ -114,6 +115,12 @@ def _frontier(view: RecommendView, rows: Sequence[dict[str, Any]], layout: Layou
     height = 260 if layout.narrow else 320
     chart = {"data": {"values": values}, "layer": layers, "width": layout.width - AXIS - 40, "height": height}
     return styled(chart, layout)
+
+
+def _beside(values: Sequence[dict[str, Any]], domain: Sequence[float]) -> Spec:
+    """On which side of its point the chosen one's name goes: that with more room, on the log scale of ``domain``."""
+    right = any(value["name"] and value["times"] > math.sqrt(domain[0] * domain[1]) for value in values)
+    return {"align": "right", "dx": -10} if right else {"align": "left", "dx": 10}
 
 
 def _line(at: float, mark: Spec, y: Spec) -> Spec:

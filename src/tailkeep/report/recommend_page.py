@@ -61,10 +61,6 @@ def page_html(view: RecommendView, drawn: Sequence[Drawn], folder: str) -> str:
     """Return the page's HTML. ``folder`` is the name of the folder beside it."""
     facts = view.facts
     style, sign = ANSWERS[facts["status"]]
-    needed = [
-        f"{name}: {'no number of images tells' if images is None else f'about {images:,} held-out images'}"
-        for name, images in facts["images_needed"].items()
-    ]
     return rendered(
         "recommend.html.j2",
         theme.css() + template("style.css") + template("audit.css"),
@@ -75,7 +71,6 @@ def page_html(view: RecommendView, drawn: Sequence[Drawn], folder: str) -> str:
         tables=sheets(view),
         r=facts,
         answer={"style": style, "sign": sign},
-        needed=needed,
         facts=_facts(view),
         order=facts["order"],
         confidence=view.confidence,
