@@ -220,6 +220,13 @@ def export(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images a call of a .pte file, which fixes them.", show_default="1")
     ] = None,
+    pack_weights: Annotated[
+        bool,
+        typer.Option(
+            "--pack-weights",
+            help="ONNX: weights of 4 bits or fewer two to a byte: same kernels, a smaller file, for onnxruntime 1.23.",
+        ),
+    ] = False,
     model: Annotated[str | None, typer.Option(help="Which model, where there are several.")] = None,
     setting: Annotated[str | None, typer.Option(help="Which imbalance setting, where there are several.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Which dataset, where there are several.")] = None,
@@ -236,7 +243,8 @@ def export(
 
     target, name = destination(out, method, None if file_format is None else file_format.value)
     opened = _open(study, _options(store=store, data_root=data_root, model_code=model_code, overrides=overrides))
-    print_export(export_cell(opened, Choice(method, model, setting, dataset, seed), target, name, batch), json_out)
+    choice = Choice(method, model, setting, dataset, seed)
+    print_export(export_cell(opened, choice, target, name, batch, pack_weights), json_out)
 
 
 register_audit(app)

@@ -109,6 +109,38 @@ def test_one_model_by_the_command_line(export: Any, tmp_path: Path) -> None:
     assert facts["int8_weights"] == facts["weights"]
 
 
+def test_packed_weights_are_another_file_with_the_same_predictions(opened: Any, cli: Any, tmp_path: Path) -> None:
+    four = {"name": "W4", "method": {**INT8, "weight_bits": 4}}
+    base = {**STUDY, "methods": [four]}
+    plain, packed = (opened({**base, "export": {"latency": False, "pack_weights": pack}}) for pack in (False, True))
+    files = [{str(c.labels["method"]): str(c.export_key) for c in study.plan.cells} for study in (plain, packed)]
+    assert files[0] != files[1]
+    specs = [study.plan.steps[keys["W4"]].spec for study, keys in zip((plain, packed), files, strict=True)]
+    assert "pack_weights" not in specs[0], "files of before it keep their keys"
+    for study in (plain, packed):
+        assert not study.run().failed
+    sizes = [cell_sizes(s.plan, s.store, names(s)).set_index("method") for s in (plain, packed)]
+    assert sizes[1].loc["W4", "file_bytes"] < 0.75 * sizes[0].loc["W4", "file_bytes"]
+    assert sizes[1].loc["dense", "file_bytes"] == sizes[0].loc["dense", "file_bytes"]
+    ran = [
+        predictions(s.store, str(cell.export_predict_key))["logits"]
+        for s in (plain, packed)
+        for cell in s.plan.cells
+        if cell.labels["method"] == "W4"
+    ]
+    assert np.array_equal(*ran)
+    common = ("export", tmp_path / "study.yaml", "--store", tmp_path / "store", "--method", "W4", "--pack-weights")
+    out = tmp_path / "m.onnx"
+    done = cli(*common, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert out.stat().st_size == sizes[1].loc["W4", "file_bytes"]
+    held = int(sizes[1].loc["W4", "weights"])
+    assert f"{held:,} weights (0 of them int8, {held:,} int4)" in " ".join(done.stdout.split())
+    refused = cli(*common, "--format", "executorch")
+    assert refused.returncode == 2
+    assert "--pack-weights is for ONNX files" in refused.stderr
+
+
 def test_a_method_that_the_study_lacks_is_refused(export: Any) -> None:
     refused = export("--method", "prunde")
     assert refused.returncode == 2
@@ -146,10 +178,10 @@ def test_what_fails_on_the_way_is_said_and_costs_only_itself(
     from tailkeep.export.onnx import export_onnx
     from tailkeep.study import deploy
 
-    def failing(model: Any, shape: Any, path: Path) -> dict[str, Any]:
+    def failing(model: Any, shape: Any, path: Path, pack: bool) -> dict[str, Any]:
         if sum(parameter.numel() for parameter in model.parameters()) < 12_000:  # the pruned one
             raise StepFailed("export", "no such operation")
-        return export_onnx(model, shape, path)
+        return export_onnx(model, shape, path, pack)
 
     monkeypatch.setattr(deploy, "export_onnx", failing)
     some = {**STUDY, "methods": STUDY["methods"][:1]}

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from tailkeep.errors import StepFailed
+from tailkeep.export import packed
 from tailkeep.export.library import need
 from tailkeep.files import write_atomic
 
 OPSET = 18
 IR_VERSION = 10
-"""Old enough for onnxruntime 1.20; the types that later opsets quantize to are not needed."""
+"""Old enough for onnxruntime 1.20; the types that later opsets quantize to are needed by packed weights alone."""
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 EXAMPLES = 2
@@ -33,16 +34,21 @@ LARGEST = 2**31 - 1
 """Bytes that a protobuf file can hold."""
 
 
-def export_onnx(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> dict[str, Any]:
+def export_onnx(
+    model: nn.Module, image_shape: tuple[int, int, int], path: Path, pack_weights: bool = False
+) -> dict[str, Any]:
     """Write ``model`` to ``path``: input "images" (N, C, H, W) float32, normalised; output "logits" (N, classes).
 
     A module with a method ``export_form()`` is replaced, in a copy, by the module which that returns: so quantized
     layers become quantize, dequantize and int8 weights. Batch norms behind a convolution are folded. The file has no
     external data, no paths or source lines of this machine, and equal models give equal bytes under equal versions.
+    ``pack_weights`` stores weights of 4 bits or fewer two to a byte, for onnxruntime 1.23 and later; a model that has
+    none gives the same file without it.
 
     Returns {"opset", "ir_version", "classes", "bytes", "gzip_bytes", "sha256", "operators": {name: count},
-    "int8_weights": their number}. Raises ``MissingExtra`` where onnx or onnxscript is not installed, and ``StepFailed``
-    with reason ``export``, naming layer or operation where it is known, where the model cannot be written.
+    "int8_weights", "int4_weights": their numbers}. Raises ``MissingExtra`` where onnx or onnxscript is not installed,
+    and ``StepFailed`` with reason ``export``, naming layer or operation where it is known, where the model cannot be
+    written.
     """
     onnx = need("onnx")
     need("onnxscript")
@@ -50,7 +56,11 @@ def export_onnx(model: nn.Module, image_shape: tuple[int, int, int], path: Path)
     example = torch.zeros(EXAMPLES, *image_shape)
     classes = _classes(plain, example)
     with _quiet():
-        proto = _translate(_trace(plain, example))
+        program = _trace(plain, example)
+        proto, opset = _translate(program, OPSET), OPSET
+        if pack_weights and packed.packable(proto):
+            proto, opset = _translate(program, packed.OPSET), packed.OPSET
+    int4 = packed.pack(proto) if opset == packed.OPSET else 0
     _strip(proto.graph)
     proto.ClearField("metadata_props")
     proto.ir_version = IR_VERSION
@@ -65,7 +75,7 @@ def export_onnx(model: nn.Module, image_shape: tuple[int, int, int], path: Path)
     sizes = packed_file_bytes(path)
     int8 = [tensor for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     return {
-        "opset": OPSET,
+        "opset": opset,
         "ir_version": IR_VERSION,
         "classes": classes,
         "bytes": sizes["raw"],
@@ -73,6 +83,7 @@ def export_onnx(model: nn.Module, image_shape: tuple[int, int, int], path: Path)
         "sha256": hashlib.sha256(data).hexdigest(),
         "operators": dict(sorted(Counter(node.op_type for node in proto.graph.node).items())),
         "int8_weights": sum(_count(tensor.dims) for tensor in int8 if len(tensor.dims) > 1),
+        "int4_weights": int4,
     }
 
 
@@ -144,14 +155,14 @@ def _trace(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
             handle.remove()
 
 
-def _translate(program: torch.export.ExportedProgram) -> Any:
+def _translate(program: torch.export.ExportedProgram, opset: int) -> Any:
     """Return the traced operations as an ONNX ModelProto."""
     try:
         exported = torch.onnx.export(
             program,
             (),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
             external_data=False,
@@ -161,7 +172,7 @@ def _translate(program: torch.export.ExportedProgram) -> Any:
         return exported.model_proto
     except Exception as error:
         operation, layers = _unsupported(error, program)
-        what = f"ONNX opset {OPSET} has no form of {operation}{_at(layers)}" if operation else "the exporter failed"
+        what = f"ONNX opset {opset} has no form of {operation}{_at(layers)}" if operation else "the exporter failed"
         raise StepFailed("export", f"{what}: {_first_line(error)}") from error
 
 

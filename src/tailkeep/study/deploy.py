@@ -40,9 +40,11 @@ PATIENCE = 3600.0
 """Seconds that a measurement waits for another one to end."""
 
 
-def write_file(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> dict[str, Any]:
+def write_file(
+    model: nn.Module, image_shape: tuple[int, int, int], path: Path, pack_weights: bool = False
+) -> dict[str, Any]:
     """Export a model; return the record of the step: sizes of the file and what is in it."""
-    return {"file": export_onnx(model.cpu(), image_shape, path)}
+    return {"file": export_onnx(model.cpu(), image_shape, path, pack_weights)}
 
 
 def run_file(path: Path, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:

@@ -245,7 +245,10 @@ def print_export(facts: dict[str, Any], as_json: bool) -> None:
     console = _console()
     what = f"{facts['method']}, {facts['setting']}, {facts['model']}, seed {facts['seed']}"
     console.print(f"[bold]{escape(what)}[/]: {facts['file_bytes']:,} bytes, {facts['gzip_bytes']:,} compressed")
-    console.print(f"{facts['weights']:,} weights ({facts['int8_weights']:,} of them int8), {facts['macs']:,} MACs")
+    held = f"{facts['int8_weights']:,} of them int8"
+    if facts.get("int4_weights"):
+        held += f", {facts['int4_weights']:,} int4"
+    console.print(f"{facts['weights']:,} weights ({held}), {facts['macs']:,} MACs")
     if "batch" in facts:
         left = ", ".join(f"{name} ({count})" for name, count in facts["operators"].items())
         console.print(

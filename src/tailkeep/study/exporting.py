@@ -44,17 +44,25 @@ def destination(out: Path | None, method: str, given: str | None) -> tuple[Path,
 
 
 def export_cell(
-    study: Study, choice: Choice, out: Path, file_format: str = "onnx", batch: int | None = None
+    study: Study,
+    choice: Choice,
+    out: Path,
+    file_format: str = "onnx",
+    batch: int | None = None,
+    pack_weights: bool = False,
 ) -> dict[str, Any]:
     """Write the chosen model to ``out``; return its facts: sizes, and agreement with the simulated model.
 
     An ONNX file and its prediction are steps of the store like any other; an ExecuTorch file ("executorch"), of
-    ``batch`` images a call, is made anew each time. Raises ``BadInput`` where the study has no such cell or its model
-    is not stored yet, and ``StepFailed`` where the model cannot be exported.
+    ``batch`` images a call, is made anew each time. ``pack_weights`` is that of ``export_onnx``. Raises ``BadInput``
+    where the study has no such cell or its model is not stored yet, and ``StepFailed`` where the model cannot be
+    exported.
     """
     if file_format == "onnx" and batch is not None:
         raise BadInput("--batch is for --format executorch; an ONNX file takes any number of images a call")
-    settings = {"format": "onnx", "latency": False}
+    if file_format != "onnx" and pack_weights:
+        raise BadInput("--pack-weights is for ONNX files; ExecuTorch's have a byte a weight")
+    settings = {"format": "onnx", "latency": False, "pack_weights": pack_weights}
     resolved = replace(study.resolved, options={**study.resolved.options, "export": settings})
     plan = build_plan(resolved)
     cell = find_cell(plan.cells, choice)
@@ -75,7 +83,8 @@ def _onnx(study: Study, plan: Plan, cell: Cell, out: Path) -> dict[str, Any]:
     assert cell.export_key is not None
     shutil.copyfile(study.store.file("export", cell.export_key, FILE), out)
     file = study.store.step("export", cell.export_key)["file"]
-    return {**_sizes(study, plan, cell), "int8_weights": file["int8_weights"], "sha256": file["sha256"]}
+    counts = {"int8_weights": file["int8_weights"], "int4_weights": file.get("int4_weights", 0)}
+    return {**_sizes(study, plan, cell), **counts, "sha256": file["sha256"]}
 
 
 def _executorch(study: Study, plan: Plan, cell: Cell, out: Path, batch: int) -> dict[str, Any]:

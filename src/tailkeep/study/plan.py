@@ -300,7 +300,10 @@ class _Cells:
 
     def _export(self, model_key: str, label: str) -> tuple[str, str]:
         """The file of a model, and that file's own prediction."""
-        spec = {"format": self.options["export"]["format"], "parents": {"model": model_key}}
+        settings = self.options["export"]
+        spec = {"format": settings["format"], "parents": {"model": model_key}}
+        if settings["pack_weights"]:  # told only where it is asked for: the keys of files without it stay
+            spec["pack_weights"] = True
         export = self.plan.add("export", spec, f"export {label}: {self.where}")
         ran = self._predict(export, f"{label} (exported)", "export")
         return export, ran

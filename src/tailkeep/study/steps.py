@@ -358,7 +358,8 @@ def _export(work: Work) -> dict[str, Any]:
     """A model as a runtime's file."""
     model, description = _parent(work, "model")
     shape = tuple(int(size) for size in description["image_shape"])
-    return deploy.write_file(model, shape, work.folder / deploy.FILE)  # type: ignore[arg-type]
+    pack = bool(work.step.spec.get("pack_weights", False))
+    return deploy.write_file(model, shape, work.folder / deploy.FILE, pack)  # type: ignore[arg-type]
 
 
 def _measure(work: Work) -> dict[str, Any]:
