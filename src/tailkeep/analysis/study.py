@@ -48,22 +48,20 @@ def analyse(
     and batch size, without seeds: dataset, setting, twin, model, method, role, batch, median_ms, low_ms, high_ms,
     ratio, ratio_low, ratio_high (time over the dense model's), threads, bits_note (why there is no time).
     ``stages`` has ``repairs.STAGE_COLUMNS``: where each model answers imbalance (None: no analysis of repairs).
-    ``margin`` is in percentage points, ``cuts`` in training images, ``planned_twins`` among "full" and "matched";
-    ``untwinned`` are the (dataset, model, method) for which no balanced twin is planned all the same.
+    ``margin`` is in pp, ``cuts`` in training images, ``planned_twins`` among "full" and "matched"; ``untwinned`` are
+    the (dataset, model, method) for which none is planned all the same.
 
     Missing cells are never an error: figures come from the seeds for which both sides are there, and the notes say so.
     Raises BadInput where a frame's columns or counts do not hold, or an option has no meaning.
     """
     _check_options(margin, planned_twins, split)
-    frame = frames.build([]) if frame.empty else frame
-    frames.check(frame)
+    frame = _checked(frame)
     failed, cells = _failures(failures), read_cells(frame, split)
-    groups = make_groups(cells, cuts)
-    primary = "full" if "full" in planned_twins else "matched" if planned_twins else "none"
+    groups, primary = make_groups(cells, cuts), _primary(planned_twins)
     per_seed, accuracy = seed_gaps(cells, planned_twins), accuracy_table(cells)
     made = contrasts(cells, groups, per_seed, failed, primary, untwinned)
     size, times, gaps = size_table(sizes, accuracy), latency_table(latency), mean_gaps(per_seed)
-    made_notes = [*notes, *make_notes(cells, groups, per_seed, made, failed, planned_twins)]
+    notes = [*agreement_notes(sizes, cells), *notes, *make_notes(cells, groups, per_seed, made, failed, planned_twins)]
     return StudyAnalysis(
         name=name,
         margin=margin,
@@ -80,7 +78,7 @@ def analyse(
         size=size,
         failures=failed,
         seed_gaps=per_seed,
-        notes=tuple(dict.fromkeys([*agreement_notes(sizes, cells), *made_notes])),
+        notes=tuple(dict.fromkeys(notes)),
         provenance=dict(provenance),
         latency=times,
         pareto=pareto_table(cells, accuracy, size, times),
@@ -96,6 +94,16 @@ def _check_options(margin: float, planned_twins: Sequence[str], split: str) -> N
         raise BadInput(f"planned twins: expected each of full, matched at most once, got {', '.join(planned_twins)}")
     if split not in frames.ALLOWED["split"]:
         raise BadInput(f"split: expected one of {', '.join(frames.ALLOWED['split'])}, got {split!r}")
+
+
+def _primary(planned_twins: Sequence[str]) -> str:
+    return "full" if "full" in planned_twins else "matched" if planned_twins else "none"
+
+
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frames.build([]) if frame.empty else frame
+    frames.check(frame)
+    return frame
 
 
 def _failures(failures: pd.DataFrame) -> pd.DataFrame:
