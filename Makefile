@@ -8,7 +8,8 @@ READY  := $(VENV)/.ready
 
 demo: $(READY)
 	$(BIN)/tailkeep run studies/demo.yaml
-	cp tailkeep-results/demo/report.html report.html
+	rm -rf report_files
+	cp -R tailkeep-results/demo/report.html tailkeep-results/demo/report_files .
 	@echo "The report of the demo is also here: $(CURDIR)/report.html"
 
 test: $(READY)

@@ -64,7 +64,7 @@ MaxLatency = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        rich_help_panel=OUTPUT, help="Folder for the results.", show_default="tailkeep-results/NAME recommend"
+        rich_help_panel=OUTPUT, help="Folder for the results.", show_default="tailkeep-results/NAME recommend/QUESTION"
     ),
 ]
 
@@ -106,20 +106,19 @@ def recommend(
 ) -> None:
     """Find the smallest model that keeps every class, shown on images that the search never saw."""
     from tailkeep.recommend import shown
-    from tailkeep.recommend.run import out_folder, quiet, recommend_study
+    from tailkeep.recommend.run import quiet, recommend_study
 
-    folder = out_folder(out, study)
     terminal = shown.console()
     answer = recommend_study(
         study,
         say=(lambda line: None) if json_out else shown.say_to(terminal),
         runner=quiet if json_out else shown.runner_with_bars,
         max_class_drop=max_class_drop, confidence=confidence, smaller=smaller, max_bytes=max_bytes, max_macs=max_macs,
-        max_latency_ms=max_latency_ms, baseline=baseline, seed=seed, out=folder, store=store, data_root=data_root,
+        max_latency_ms=max_latency_ms, baseline=baseline, seed=seed, out=out, store=store, data_root=data_root,
         workers=workers, threads=threads, device=device, model_code=model_code, overrides=overrides or [],
         retry_failed=retry_failed, new_data=new_data, new_env=new_env,
     )  # fmt: skip
-    shown.print_answer(answer, shown.write_page(answer, folder), json_out)
+    shown.print_answer(answer, shown.write_page(answer, Path(answer.folder)), json_out)
     raise typer.Exit(answer.exit_code)
 
 

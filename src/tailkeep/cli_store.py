@@ -38,16 +38,18 @@ def verify(
     else:
         for damage in found.damages:
             where = "" if damage.moved is None else f"; moved to {damage.moved}"
-            typer.echo(f"damaged: {damage.kind} {damage.key[:12]}: {'; '.join(damage.faults)}{where}")
+            key = f" {damage.key[:12]}" if damage.key else ""
+            typer.echo(f"damaged: {damage.kind}{key}: {'; '.join(damage.faults)}{where}")
         before = len(found.aside) - sum(damage.moved is not None for damage in found.damages)
         if before:
             typer.echo(f"{before} damaged were moved aside before; `tailkeep gc --damaged` removes them")
         typer.echo(
-            f"{store}: {found.steps} steps and {found.records} records checked ({_size(found.bytes)}), "
+            f"{store}: {found.steps} steps, {found.records} records and {found.imports} imports checked "
+            f"({_size(found.bytes)}), "
             f"{len(found.damages) or 'none'} damaged"
         )
         if found.damages:
-            typer.echo("Run the study again: it does the steps that are missing now.")
+            typer.echo("Run the study again: it does the steps that are missing now. Import damaged imports again.")
     if found.damages:
         raise typer.Exit(CELLS_FAILED)
 

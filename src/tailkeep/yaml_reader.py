@@ -133,6 +133,10 @@ def explain(document: Document, detail: ErrorDetails, known_keys: Callable[[Path
     if kind == "string_type" and isinstance(given, (bool, int, float)):
         text = document.texts.get(path, str(given))
         return f'{start}YAML reads {text} as {given!r}, not as text; put it in quotes: "{text}"'
+    if kind in ("model_attributes_type", "model_type", "dict_type") and isinstance(given, str):
+        return f"{start}expected settings, such as {{kind: {given}}}, not the word {given!r}"
+    if kind in ("tuple_type", "list_type"):
+        return f"{start}expected a list, such as [{given}] (given: {given!r})"
     if kind == "missing":
         return f"{start}is missing"
     message = detail["msg"].removeprefix("Value error, ")

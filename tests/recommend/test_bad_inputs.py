@@ -19,6 +19,7 @@ OTHER = {"model": {"kind": "digits_net"}, "name": "repaired", "loss": {"kind": "
     [
         ({"smaller": 4, "max_bytes": 1000}, "--smaller and --max-bytes: give one budget"),
         ({"smaller": 0.5}, "1 or more"),
+        ({"smaller": float("inf")}, "expected a finite number"),
         ({"max_class_drop": 0}, "--max-class-drop 0"),
         ({"confidence": 95}, "--confidence 95"),
         ({"baseline": "digits_ne"}, "did you mean"),
@@ -29,6 +30,15 @@ OTHER = {"model": {"kind": "digits_net"}, "name": "repaired", "loss": {"kind": "
 def test_a_wrong_question(ask: Any, asked: Any, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words.replace("(", r"\(")):
         ask(asked(INTEGERS), **settings)
+
+
+def test_a_wrong_question_leaves_no_folder(
+    ask: Any, asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput):
+        ask(asked(INTEGERS), out=None, baseline="other")
+    assert not (tmp_path / "tailkeep-results").exists()
 
 
 def test_of_several_models_the_baseline_must_be_named(ask: Any, asked: Any) -> None:

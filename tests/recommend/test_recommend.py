@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tailkeep.data.digits import Digits
+from tailkeep.recommend.request import Request
 from tailkeep.study.engine import Event
 from tailkeep.study.runner import Study
 from tailkeep.study.spec import load_study
@@ -50,6 +51,30 @@ def test_a_small_test_set_cannot_tell_and_says_what_would(ask: Any, asked: Any) 
     assert answer.images_needed["0"] == pytest.approx(150, abs=10)
     assert "not even a model without a single flip" in answer.sentence
     assert any("too few held-out images to show" in note for note in answer.notes)
+
+
+def test_each_question_has_a_folder_of_its_own(
+    ask: Any, asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = {**asked(SAME), "name": "mine"}
+    folders = [ask(study, out=None, **question).folder for question in ({}, {"max_class_drop": 2.0, "smaller": 1.0})]
+    assert folders == ["tailkeep-results/mine recommend/10pp", "tailkeep-results/mine recommend/2pp 1x"]
+    for folder in folders:
+        assert (tmp_path / folder / "order.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("question", "short"),
+    [
+        ({}, "2pp"),
+        ({"max_class_drop": 0.5, "max_macs": 2e7, "confidence": 0.9}, "0.5pp 2e+07 MACs 0.9"),
+        ({"max_bytes": 20000.0, "baseline": "a/../b c", "seed": 3}, "2pp 20000 bytes a_.._b_c seed 3"),
+        ({"max_latency_ms": 1.5}, "2pp 1.5ms"),
+    ],
+)
+def test_a_question_in_short(question: dict[str, Any], short: str) -> None:
+    assert Request(**question).short == short
 
 
 def test_what_ruins_a_class_is_not_safe(ask: Any, asked: Any) -> None:

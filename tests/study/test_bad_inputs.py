@@ -98,6 +98,11 @@ def test_04_wrong_values_name_the_value(plan: Any) -> None:
     _refused(plan("name: [unclosed"), "not valid YAML", line=1)
 
 
+def test_04_a_word_in_the_place_of_settings_or_of_a_list(plan: Any) -> None:
+    _refused(plan(STUDY, "--set", "loss=balanced_softmax"), "loss: expected settings, such as {kind: balanced_softmax}")
+    _refused(plan(STUDY, "--set", "seeds=3"), "seeds: expected a list, such as [3] (given: 3)")
+
+
 def test_05_missing_teachers_and_cycles(plan: Any) -> None:
     with_teacher = STUDY.replace("    method: {kind: filter", "    teacher: prunde\n    method: {kind: filter")
     _refused(plan(with_teacher), "teacher 'prunde' is missing", "did you mean 'pruned'?")

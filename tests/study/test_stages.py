@@ -75,13 +75,16 @@ def test_twins_that_are_left_out(crossed: dict[str, Any], opened: Callable[..., 
 def test_a_method_without_a_twin_is_not_said_to_have_lost_it(
     small: dict[str, Any], opened: Callable[..., Study]
 ) -> None:
-    small |= {"balanced": "matched", "methods": [{**small["methods"][0], "twins": False}, small["methods"][1]]}
+    adjusted = {"name": "adjusted", "method": {"kind": "logit_adjustment_post_hoc"}, "twins": False}
+    methods = [{**small["methods"][0], "twins": False}, small["methods"][1], adjusted]
+    small |= {"balanced": "matched", "methods": methods}
     study = opened(small)
     study.run()
-    without, other = study.analyse()[1].verdicts
+    without, other, repair = study.analyse()[1].verdicts
     assert "the excess gap is not available: no balanced twin is planned; compression " in without.sentence
     assert (without.label, without.twin) == ("not available", "none")
     assert other.twin == "matched"
+    assert "; the repair " in repair.sentence, "it compresses nothing"
 
 
 def test_both_splits_are_evaluated_and_the_figures_are_the_tests(

@@ -15,12 +15,14 @@ from tailkeep.files import write_json
 from tailkeep.frame import COLUMNS
 from tailkeep.study import results
 from tailkeep.study.engine import needed
+from tailkeep.study.gc import collect
 from tailkeep.study.imported import FOLDER, brought_notes, imported, remaining
 from tailkeep.study.runner import Study
 from tailkeep.study.store import Store
 from tailkeep.study.travel import check_results, export_results, import_results
 from tailkeep.study.travel_archive import unpack
 from tailkeep.study.travel_frame import expected_rows, losses_of
+from tailkeep.study.verify import verify
 from travel_cases import command, content_of, flip, names, opened, ran, tiny, write
 
 
@@ -92,6 +94,23 @@ def test_equal_results_give_equal_bytes(home: Path, pieces: tuple[Path, Path], t
     assert not any(name.endswith((".safetensors", ".npz")) for name in members)
     with np.load(pieces[0], allow_pickle=False) as arrays:  # numpy reads the file as it is
         assert {arrays[name].dtype.str for name in arrays.files if "-" in name and "ids" not in name} == {"|u1"}
+
+
+def test_a_store_of_imports_alone_is_verified_and_never_collected(pieces: tuple[Path, Path], tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    import_results(list(pieces), store)
+    found = verify(store.root)
+    assert (found.steps, found.records, found.imports, found.damages) == (0, 0, 2, [])
+    with pytest.raises(BadInput, match="imported results alone"):
+        collect(store.root)
+    path = sorted((store.root / FOLDER).iterdir())[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (damage,) = verify(store.root).damages
+    assert (damage.kind, damage.moved) == ("import", None)
+    assert str(path) in damage.faults[0]
+    assert path.exists()
 
 
 def test_importing_twice_changes_nothing(pieces: tuple[Path, Path], tmp_path: Path) -> None:

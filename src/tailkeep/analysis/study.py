@@ -59,7 +59,7 @@ def analyse(
     failed, cells = _failures(failures), read_cells(frame, split)
     groups, primary = make_groups(cells, cuts), _primary(planned_twins)
     per_seed, accuracy = seed_gaps(cells, planned_twins), accuracy_table(cells)
-    made = contrasts(cells, groups, per_seed, failed, primary, untwinned)
+    made = contrasts(cells, groups, per_seed, failed, primary, untwinned, _repairs(stages))
     size, times, gaps = size_table(sizes, accuracy), latency_table(latency), mean_gaps(per_seed)
     notes = [*agreement_notes(sizes, cells), *notes, *make_notes(cells, groups, per_seed, made, failed, planned_twins)]
     return StudyAnalysis(
@@ -94,6 +94,14 @@ def _check_options(margin: float, planned_twins: Sequence[str], split: str) -> N
         raise BadInput(f"planned twins: expected each of full, matched at most once, got {', '.join(planned_twins)}")
     if split not in frames.ALLOWED["split"]:
         raise BadInput(f"split: expected one of {', '.join(frames.ALLOWED['split'])}, got {split!r}")
+
+
+def _repairs(stages: pd.DataFrame | None) -> set[tuple[str, str, str]]:
+    """The (dataset, model, method) that make nothing smaller in any setting."""
+    if stages is None or stages.empty:
+        return set()
+    smaller = stages.groupby(["dataset", "model", "method"])["compressed"].any()
+    return {(str(a), str(b), str(c)) for a, b, c in smaller.index[~smaller.to_numpy(dtype=bool)]}
 
 
 def _primary(planned_twins: Sequence[str]) -> str:

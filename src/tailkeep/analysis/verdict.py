@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,8 @@ class Contrast:
     """One technique's primary excess gap: ``values`` (pp) per seed of ``seeds``, averaged over ``settings``.
 
     ``left_out`` are the imbalance settings for which no seed has E. Without values ``reason`` says why, and ``drop``
-    (pp) is what the compression costs on imbalanced data, NaN where that is not known either.
+    (pp) is what the compression costs on imbalanced data, NaN where that is not known either. ``repair``: the technique
+    makes nothing smaller.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class Contrast:
     left_out: tuple[str, ...]
     drop: float
     reason: str
+    repair: bool = False
 
 
 def contrasts(
@@ -52,11 +54,12 @@ def contrasts(
     failures: pd.DataFrame,
     twin: str,
     untwinned: Collection[tuple[str, str, str]] = (),
+    repairs: Collection[tuple[str, str, str]] = (),
 ) -> tuple[Contrast, ...]:
     """Return every technique's contrast, in the frame's order, techniques of which every cell failed last.
 
     ``seed_table`` is that of ``gaps.seed_gaps``; ``twin`` the primary one, or "none"; ``untwinned`` the (dataset,
-    model, method) for which none is planned, whatever others have.
+    model, method) for which none is planned, whatever others have; ``repairs`` those that make nothing smaller.
     """
     arms = [arm for arm in cells.arms if arm.role == "technique"]
     found = {(arm.dataset, arm.model, arm.method): None for arm in arms}
@@ -69,7 +72,7 @@ def contrasts(
         if not _is_plain(str(row.method))
     )
     made.extend(_nothing(key, "every cell of it failed") for key in lost if key not in known)
-    return tuple(made)
+    return tuple(replace(each, repair=(each.dataset, each.model, each.method) in repairs) for each in made)
 
 
 def _is_plain(method: str) -> bool:
@@ -182,5 +185,7 @@ def _verdict(contrast: Contrast, twin: str, margin: float, numbers: Mapping[str,
         sign_flip_p=flip,
         sign_flip_floor=floor,
     )
-    words = sentence(verdict, margin, MIN_SEEDS, contrast.reason, contrast.drop, name_dataset, contrast.left_out)
+    words = sentence(
+        verdict, margin, MIN_SEEDS, contrast.reason, contrast.drop, name_dataset, contrast.left_out, contrast.repair
+    )
     return Verdict(**{**verdict.__dict__, "sentence": words})

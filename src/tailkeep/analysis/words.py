@@ -35,15 +35,18 @@ def sentence(
     drop: float = math.nan,
     name_dataset: bool = False,
     left_out: Sequence[str] = (),
+    repair: bool = False,
 ) -> str:
     """Return the verdict in words.
 
     ``margin`` and ``drop`` (what compression costs on imbalanced data; NaN: not known) are in pp; ``reason`` says why E
-    is not available; ``name_dataset`` puts the dataset beside the model; ``left_out`` are settings without E.
+    is not available; ``name_dataset`` puts the dataset beside the model; ``left_out`` are settings without E;
+    ``repair``: the method makes nothing smaller.
     """
     where = f"{verdict.dataset}, {verdict.model}" if name_dataset else verdict.model
     subject = f"{verdict.method} ({where})"
-    doing = "replacing the teacher by the student" if verdict.reference == "teacher" else "compression"
+    doing = "the repair" if repair else "compression"
+    doing = "replacing the teacher by the student" if verdict.reference == "teacher" else doing
     if verdict.excess_gap is None:
         cost = "" if math.isnan(drop) else f"; {doing} {_cost(drop)} on imbalanced data"
         return f"{subject}: the excess gap is not available: {reason}{cost}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ class BalancedSoftmax(Loss):
     """CE(z + log n_c): the softmax that is unbiased on a balanced test set when the training set is not."""
 
     kind: Literal["balanced_softmax"] = "balanced_softmax"
+    rebalances: ClassVar[bool] = True
 
     def build(self, class_counts: tuple[int, ...], device: torch.device) -> LossFunction:
         """Return f(logits (N, C), labels (N,) int64, progress 0..1) -> scalar mean over the batch, in nats.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ class Loss(Spec):
     A loss computes in float32 (float64 where the logits are float64), draws no random numbers, and depends on nothing
     but its arguments: ``progress`` is the share of the training that is done, the only clock that it has.
     """
+
+    rebalances: ClassVar[bool] = False
+    """Whether it makes up for the classes' counts by itself: a balanced sampler, or a later adjustment, would again."""
 
     @property
     def head(self) -> Literal["linear", "normalized"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ class ClassBalancedCrossEntropy(Reweighted):
     """CE weighted by (1 - beta) / (1 - beta^n_c), normalised to sum to C; from the start unless ``drw`` defers it."""
 
     kind: Literal["class_balanced_cross_entropy"] = "class_balanced_cross_entropy"
+    rebalances: ClassVar[bool] = True
     drw: float = Field(0.0, ge=0, le=1)
 
     def build(self, class_counts: tuple[int, ...], device: torch.device) -> LossFunction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ class LogitAdjustment(Reweighted):
     """
 
     kind: Literal["logit_adjustment"] = "logit_adjustment"
+    rebalances: ClassVar[bool] = True
     tau: float = Field(1.0, ge=0)
 
     def build(self, class_counts: tuple[int, ...], device: torch.device) -> LossFunction:

@@ -73,7 +73,7 @@ class Recommendation:
 
     ``evidence`` is of every candidate that was held against the held-out split, in turn. ``place``: store, kind, key
     and file of the chosen model; ``export``: the command that writes it as an ONNX file. ``broken``: where nothing is
-    safe, the classes that each candidate is shown to lose.
+    safe, the classes that each candidate is shown to lose. ``folder``: where its files are.
     """
 
     study: str
@@ -91,6 +91,7 @@ class Recommendation:
     export: str | None
     notes: tuple[str, ...]
     provenance: dict[str, Any]
+    folder: str
 
     @property
     def exit_code(self) -> int:

@@ -59,6 +59,7 @@ def compose(
         export=export,
         notes=tuple(notes),
         provenance={"code_version": __version__},
+        folder=str(out),
     )
 
 

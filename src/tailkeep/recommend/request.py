@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ BUDGETS = {
     "max_macs": ("--max-macs", "macs"),
     "max_latency_ms": ("--max-latency-ms", "latency_ms"),
 }
+UNITS = {"smaller": "x", "max_bytes": " bytes", "max_macs": " MACs", "max_latency_ms": "ms"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,22 @@ class Request:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0) or (name == "smaller" and value < 1):
                 least = "1 or more" if name == "smaller" else "above 0"
-                raise BadInput(f"{BUDGETS[name][0]} {value:g}: expected a number, {least}")
+                raise BadInput(f"{BUDGETS[name][0]} {value:g}: expected a finite number, {least}")
         if self.seed is not None and self.seed < 0:
             raise BadInput(f"--seed {self.seed}: expected 0 or more")
+
+    @property
+    def short(self) -> str:
+        """The question in a few words, which name the folder of its answer: "10pp 4x"."""
+        budget = self.budget
+        parts = [
+            f"{self.max_class_drop:g}pp",
+            "" if budget is None else f"{budget.bound:g}{UNITS[budget.kind]}",
+            "" if self.confidence == type(self).confidence else f"{self.confidence:g}",
+            "" if self.baseline is None else re.sub(r"[^\w.+()-]", "_", self.baseline),
+            "" if self.seed is None else f"seed {self.seed}",
+        ]
+        return " ".join(part for part in parts if part)
 
     @property
     def limit(self) -> float:

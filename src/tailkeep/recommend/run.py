@@ -50,7 +50,7 @@ def recommend_study(
     setup = smaller_dense(set_up(path, request, options))
     if not setup.candidates:
         raise BadInput("there is no candidate: none of the study's methods runs on its models; name some in 'methods'")
-    return recommend(setup, out_folder(request.out, path), say, runner)
+    return recommend(setup, out_folder(request, setup.study.name), say, runner)
 
 
 def recommend(setup: Setup, out: Path, say: Say, runner: Runner = quiet) -> Recommendation:
@@ -89,9 +89,12 @@ def recommend(setup: Setup, out: Path, say: Say, runner: Runner = quiet) -> Reco
     return answer
 
 
-def out_folder(out: Path | None, study: Path) -> Path:
-    """Make the folder of the results, before any compute. Raises ``BadInput`` where that cannot be done."""
-    return results_folder(out or Path("tailkeep-results") / f"{study.stem} recommend")
+def out_folder(request: Request, study: str) -> Path:
+    """Make the folder of the results, before any compute: another question's answer and order stay where they are.
+
+    Raises ``BadInput`` where that cannot be done.
+    """
+    return results_folder(request.out or Path("tailkeep-results") / f"{study} recommend" / request.short)
 
 
 def announce(setup: Setup, say: Say) -> None:

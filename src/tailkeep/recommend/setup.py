@@ -96,7 +96,7 @@ def _one_setting(study: StudySpec) -> None:
 def _baseline(given: str | None, labels: list[str]) -> str:
     """The model that candidates are compared with: what counts as lost hangs on it, so of several it must be named."""
     if given is not None and given not in labels:
-        raise BadInput(f"--baseline {given}: the study's models are {', '.join(labels)}{hint(given, labels)}")
+        raise BadInput(f"--baseline {given}: the study has no such model{hint(given, labels)}")
     if given is None and len(labels) > 1:
         raise BadInput(
             f"the study has {len(labels)} models ({', '.join(labels)}); say with --baseline which one is in use now, "

@@ -27,7 +27,7 @@ def console() -> Console:
 
 def runner_with_bars(study: Study) -> dict[str, str]:
     """Do what is missing of a study, with the progress that ``tailkeep run`` shows; return failures by key."""
-    with Display(study) as display:
+    with Display(study, noun="model") as display:
         return study.run(display.event, display.wait).failed
 
 

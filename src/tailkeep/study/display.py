@@ -43,12 +43,15 @@ def _console() -> Console:
 
 
 class Display:
-    """Progress of a run: a bar with the time left on a terminal, one line a finished training elsewhere."""
+    """Progress of a run: a bar with the time left on a terminal, one line a finished training elsewhere.
 
-    def __init__(self, study: Study, quiet: bool = False) -> None:
+    ``noun``: what the steps that make models are called.
+    """
+
+    def __init__(self, study: Study, quiet: bool = False, noun: str = "training") -> None:
         self.study, self.console = study, _console()
         self.live = self.console.is_terminal and not quiet
-        self.quiet = quiet
+        self.quiet, self.noun = quiet, noun
         todo = study.todo
         self.trainings = sum(step.kind in TRAININGS for step in todo.values())
         self.work = sum(study.seconds(step) for step in todo.values())
@@ -69,10 +72,12 @@ class Display:
 
     def __enter__(self) -> Display:
         if not self.quiet:
+            from tailkeep.analysis.words import plural
+
             stored = len(self.study.plan.trainings()) - self.trainings
             self.console.print(
-                f"[bold]{escape(self.study.plan.name)}[/]: {self.trainings} trainings to do, {stored} stored already, "
-                f"{self.study.options.at_a_time}"
+                f"[bold]{escape(self.study.plan.name)}[/]: {plural(self.trainings, self.noun)} to do, {stored} stored "
+                f"already, {self.study.options.at_a_time}"
             )
         self.progress.start()
         self.total = self.progress.add_task("all", total=max(self.work, 1e-9), note="")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tailkeep.errors import BadInput
+from tailkeep.study.imported import FOLDER, SUFFIX
 from tailkeep.study.lease import Holder, lease_name
 from tailkeep.study.limits import storage_errors
 from tailkeep.study.record import GC, read_record, runs, study_of
@@ -49,6 +50,8 @@ def collect(root: Place, studies: Sequence[str] = (), dry_run: bool = False, dam
     meanwhile wait. Raises ``BadInput`` where a record is missing or damaged, or a process without a study is at work.
     """
     store = open_store(root)
+    if not store.has_studies() and store.files_in(FOLDER, SUFFIX):
+        raise BadInput(f"{store.address}: no study has run here, there are imported results alone; gc keeps those")
     store.check()
     with storage_errors(store.root):
         lease = store.leases.take(GC, "gc")

@@ -31,6 +31,7 @@ from tailkeep.spec import Spec
 from tailkeep.study.machine import cpu_flags
 from tailkeep.study.rebuild import build_model, check_head, with_head
 from tailkeep.study.spec import DataEntry, MethodEntry, ModelEntry, StudySpec
+from tailkeep.study.twice import twice
 from tailkeep.training.recipe import Recipe
 
 HELD_OUT_SEED = 0  # validation images are the same ones for every cell of every study
@@ -97,6 +98,7 @@ def resolve(study: StudySpec, where: Where) -> Resolved:
     for method in study.methods:
         result.methods.append(_method(method, where, code, shapes))
         result.warnings += _warnings(method, {entry.name: entry for entry in study.methods})
+    result.warnings += twice(study)
     result.notes += result.warnings
     controls = study.controls
     chosen = controls.continued if isinstance(controls.continued, tuple) else None

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from tailkeep.errors import BadInput
+from tailkeep.study.imported import FOLDER, SUFFIX, imported
 from tailkeep.study.record import read_record
 from tailkeep.study.stores import Place, open_store
 
-RECORD = "study"
+RECORD, IMPORT = "study", "import"
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A stored step, or a study's record (kind "study"), that does not check; ``moved`` is where it lies now."""
+    """A stored step, a study's record (kind "study") or an imported file (kind "import") that does not check.
+
+    ``moved`` is where it lies now; an imported file stays where it is, and counts for nothing.
+    """
 
     kind: str
     key: str
@@ -26,11 +30,12 @@ class Damage:
 
 @dataclass
 class Verified:
-    """What was checked (steps, records, bytes), what is damaged, and what was moved aside before."""
+    """What was checked (steps, records, imports, bytes), what is damaged, and what was moved aside before."""
 
     store: str
     steps: int = 0
     records: int = 0
+    imports: int = 0
     bytes: int = 0
     damages: list[Damage] = field(default_factory=list)
     aside: list[str] = field(default_factory=list)
@@ -43,13 +48,15 @@ class Verified:
 def verify(
     root: Place, move: bool = True, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Verified:
-    """Check every file of every finished step against its manifest, and every record against its own hash.
+    """Check every file of every finished step against its manifest, and every record and import against its own hash.
 
     With ``move`` what is damaged is renamed to ``<key>.damaged`` (a record to ``<name>.json.damaged``): the next run
     does it again. ``on_progress`` is told steps done, of how many. Raises ``BadInput`` where ``root`` is no store.
     """
     store = open_store(root)
-    store.check()
+    imports = store.files_in(FOLDER, SUFFIX)
+    if not imports:  # a store may hold nothing else
+        store.check()
     found = Verified(store.address)
     steps = store.steps()
     for number, (kind, key) in enumerate(steps):
@@ -73,6 +80,9 @@ def verify(
         if fault is not None:
             fault = fault.replace(str(path), f"{store.address}/studies/{path.name}")  # not where a copy of it was read
             found.damages.append(Damage(RECORD, path.stem, [fault], store.put_aside(path) if move else None))
+    found.imports = len(imports)
+    for fault in imported(store).faults:
+        found.damages.append(Damage(IMPORT, "", [fault]))
     found.aside = store.aside()
     return found
 
