@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tailkeep.analysis.words import sentence
-from tailkeep.report import HEADS, verdict_rows, verdict_table, verdict_text
+from tailkeep.report import HEADS, verdict_rows, verdict_table, verdict_text, write_report
+from tailkeep.report.lost import worst_off
 from tailkeep.report.select import View
 from tailkeep.report.verdicts import said, summary
 
@@ -44,7 +45,9 @@ def test_no_technique_is_said(analysis) -> None:
 
 def test_the_summary_is_one_sentence(analysis, make_analysis) -> None:
     assert summary(View(analysis)) == "Too few seeds: no claim on any of 4 techniques."
-    assert summary(View(make_analysis(twin="none"))) == "The excess gap is not available for any of 4 techniques."
+    bare = make_analysis(twin="none")
+    unknown = replace(bare, recall=bare.recall.assign(change=float("nan")))
+    assert summary(View(unknown)) == "The excess gap is not available for any of 4 techniques."
     five = summary(View(make_analysis(seeds=range(5))))
     assert five == "Not robust: filter-rank 0.5, distilled x0.5. Cannot tell: QAT W8A8, QAT W8A4."
     two_models = View(make_analysis(seeds=range(5), models=("resnet20", "resnet56")))
@@ -72,3 +75,32 @@ def test_a_verdict_on_fewer_settings_says_so(make_analysis) -> None:
     verdict = make_analysis(seeds=range(5)).verdicts[0]
     assert "5 seeds, without step-100); " in sentence(verdict, 1.0, 5, left_out=("step-100",))
     assert "without" not in sentence(verdict, 1.0, 5)
+
+
+def test_without_a_twin_the_class_that_fares_worst_comes_first(make_analysis, tmp_path) -> None:
+    analysis = make_analysis(twin="none")
+    view = View(analysis)
+    recall = analysis.recall[(analysis.recall["role"] == "technique") & (analysis.recall["twin"] == "imbalanced")]
+    for verdict in analysis.verdicts:
+        mine = recall[(recall["method"] == verdict.method) & (recall["reference"] == verdict.reference)]
+        found = worst_off(view, verdict)
+        assert found.change == mine["change"].min()
+        assert mine.set_index("change").loc[found.change, "class_name"] == found.class_name
+    least = {v.method: worst_off(view, v).change for v in analysis.verdicts}
+    best, worst = max(least, key=least.get), min(least, key=least.get)
+    said_all = summary(view)
+    assert said_all.startswith("The most that a class loses: ")
+    assert said_all.index(f"with {best}") < said_all.index(f"with {worst}")
+    page = write_report(analysis, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("recall of the class that fares worst") == len(analysis.verdicts)
+    assert "excess gap not available" not in page
+
+
+def test_with_a_twin_the_excess_gap_stays_first(analysis, tmp_path) -> None:
+    assert "fares worst" not in write_report(analysis, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_no_class_loses_where_each_gains(make_analysis) -> None:
+    analysis = make_analysis(twin="none")
+    gaining = replace(analysis, recall=analysis.recall.assign(change=0.3), verdicts=analysis.verdicts[:1])
+    assert summary(View(gaining)).startswith("The most that a class loses: 0.0 pp (")

@@ -15,6 +15,7 @@ from tailkeep.report import (
     deployment,
     forest,
     heatmap,
+    lost,
     origin,
     pareto,
     publish,
@@ -168,8 +169,11 @@ def _cards(view: View) -> list[dict[str, Any]]:
     for row, verdict in zip(verdicts.verdict_rows(view.analysis), view.analysis.verdicts, strict=True):
         where = view.family_name(verdict.dataset, verdict.model)
         known = words.known(verdict.excess_gap)
+        found = None if view.has_excess else lost.worst_off(view, verdict)
+        worst = None if found is None else (words.number(found.change, sign=True), lost.said(view, found))
         number = view.methods.index(verdict.method)
-        cards.append({**row, "where": where, "known": known, "number": number, "sentence": verdicts.said(verdict)})
+        say = verdicts.said(verdict)
+        cards.append({**row, "where": where, "known": known, "number": number, "sentence": say, "worst": worst})
     return cards
 
 

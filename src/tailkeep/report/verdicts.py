@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 from tailkeep.analysis.result import StudyAnalysis, Verdict
-from tailkeep.report import words
+from tailkeep.report import lost, words
 from tailkeep.report.select import View, cleaned
 from tailkeep.report.theme import VERDICTS
 
@@ -124,6 +124,9 @@ def summary(view: View) -> str:
     thing = "pair of technique and model" if len(view.families) > 1 else "technique"
     things = thing.replace("pair", "pairs") if " " in thing else "techniques"
     if set(labels) == {"not available"}:
+        known = [found for verdict in view.analysis.verdicts if (found := lost.worst_off(view, verdict)) is not None]
+        if known and not view.has_excess:
+            return lost.summary(view, known)
         return "The excess gap is not available for " + (
             f"the one {thing}." if total == 1 else f"any of {total} {things}."
         )
