@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,7 @@ class Search:
             for name in scores.keys() - halve(scores):
                 self.found[name].status = PRUNED
         self._rung([each.candidate for each in self._left()], 1.0)
+        self._call_back()
         if self.budget is not None and self.budget.timed:
             self._drop_too_slow()
         left = [each.forecast for each in self._left() if each.forecast is not None]
@@ -81,6 +83,25 @@ class Search:
 
     def _left(self) -> list[Found]:
         return [each for each in self.found.values() if each.status == WAITING]
+
+    def _call_back(self) -> None:
+        """Train whoever stood better after a quarter than the best stands at the end, one at a time, the best first.
+
+        A training may collapse after its first quarter, and the one that was given up for it may not.
+        """
+
+        def score(found: Found) -> tuple[float, str]:
+            return (-math.inf if found.forecast is None else found.forecast.score, found.candidate.name)
+
+        while True:
+            best = max((score(each)[0] for each in self._left()), default=-math.inf)
+            better = [each for each in self.found.values() if each.status == PRUNED and score(each)[0] > best]
+            if not better:
+                return
+            back = max(better, key=score)
+            self.say(f"{back.candidate.name} stood better after {SHORT:.0%} than what went on stands at the end")
+            back.status = WAITING
+            self._rung([back.candidate], 1.0)
 
     def _drop_too_large(self) -> None:
         """Drop what misses a budget of size before anything trains, where untrained weights tell the size."""
