@@ -30,6 +30,7 @@ def verify(
     json_out: Json = False,
 ) -> None:
     """Check every hash of a store. Damaged steps are moved aside, and done again by the next run."""
+    from tailkeep.analysis.words import plural
     from tailkeep.study import verify as checking
 
     found = checking.verify(store, move=not keep, on_progress=_progress if sys.stderr.isatty() else _silent)
@@ -44,7 +45,8 @@ def verify(
         if before:
             typer.echo(f"{before} damaged were moved aside before; `tailkeep gc --damaged` removes them")
         typer.echo(
-            f"{store}: {found.steps} steps, {found.records} records and {found.imports} imports checked "
+            f"{store}: {plural(found.steps, 'step')}, {plural(found.records, 'record')} and "
+            f"{plural(found.imports, 'import')} checked "
             f"({_size(found.bytes)}), "
             f"{len(found.damages) or 'none'} damaged"
         )

@@ -203,7 +203,7 @@ def test_the_commands_of_upkeep_take_a_url(bucket: str, app: typer.Typer) -> Non
     toy.stored(store, "train", "bad", reason="nan")
     toy.recorded(store, "s", ("train", "a step"), ("train", "bad"))
     told = CliRunner().invoke(app, ["verify", url])
-    assert (told.exit_code, f"{url}: 2 steps and 1 records checked" in told.output) == (0, True), told.output
+    assert (told.exit_code, f"{url}: 2 steps, 1 record and 0 imports checked" in told.output) == (0, True), told.output
     [weights] = [name for name in store.objects.listed() if name.endswith("model.safetensors") and KEY in name]
     store.objects.put(weights, b"other")
     facts = json.loads(CliRunner().invoke(app, ["verify", url, "--json"]).output)

@@ -44,7 +44,7 @@ def test_a_whole_store_passes_untouched(store: Store, app: typer.Typer) -> None:
     assert bytes_of(store.root) == before
     told = CliRunner().invoke(app, ["verify", str(store.root)])
     assert told.exit_code == 0, told.output
-    assert "4 steps, 1 records and 0 imports checked" in told.output
+    assert "4 steps, 1 record and 0 imports checked" in told.output
     assert "none damaged" in told.output
 
 
