@@ -30,7 +30,6 @@ def verify(
     json_out: Json = False,
 ) -> None:
     """Check every hash of a store. Damaged steps are moved aside, and done again by the next run."""
-    from tailkeep.analysis.words import plural
     from tailkeep.study import verify as checking
 
     found = checking.verify(store, move=not keep, on_progress=_progress if sys.stderr.isatty() else _silent)
@@ -45,8 +44,8 @@ def verify(
         if before:
             typer.echo(f"{before} damaged were moved aside before; `tailkeep gc --damaged` removes them")
         typer.echo(
-            f"{store}: {plural(found.steps, 'step')}, {plural(found.records, 'record')} and "
-            f"{plural(found.imports, 'import')} checked "
+            f"{store}: {_many(found.steps, 'step')}, {_many(found.records, 'record')} and "
+            f"{_many(found.imports, 'import')} checked "
             f"({_size(found.bytes)}), "
             f"{len(found.damages) or 'none'} damaged"
         )
@@ -119,6 +118,10 @@ def _progress(done: int, total: int) -> None:
 
 def _silent(done: int, total: int) -> None:
     pass
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}" + ("" if count == 1 else "s")
 
 
 def _size(count: int) -> str:
