@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tailkeep.analysis.power import POWER
 from tailkeep.errors import BadInput, StepFailed
 from tailkeep.recommend.batches import BASELINE, Batch, Counts, Runner
 from tailkeep.recommend.candidates import Candidate
@@ -85,21 +86,23 @@ class Search:
         return [each for each in self.found.values() if each.status == WAITING]
 
     def _call_back(self) -> None:
-        """Train whoever stood better after a quarter than the best stands at the end, one at a time, the best first.
+        """Train more of those that were given up to the end, one at a time, the best first.
 
-        A training may collapse after its first quarter, and the one that was given up for it may not.
+        Whoever stood better after a quarter than the best stands at the end: a training may collapse late. And up to
+        ``FACTOR`` more while the best is not likely to pass, where the held-out split allows a pass at all: a quarter
+        of a training ranks those that differ little by luck.
         """
-
-        def score(found: Found) -> tuple[float, str]:
-            return (-math.inf if found.forecast is None else found.forecast.score, found.candidate.name)
-
+        more = 0 if self.forecaster.hopeless else FACTOR
         while True:
-            best = max((score(each)[0] for each in self._left()), default=-math.inf)
-            better = [each for each in self.found.values() if each.status == PRUNED and score(each)[0] > best]
-            if not better:
+            best = max((_standing(each) for each in self._left()), default=(-math.inf, 0.0))
+            waiting = [each for each in self.found.values() if each.status == PRUNED]
+            better = [each for each in waiting if _standing(each)[0] > best[0]]
+            if not better and (best[1] >= POWER or not more or not waiting):
                 return
-            back = max(better, key=score)
-            self.say(f"{back.candidate.name} stood better after {SHORT:.0%} than what went on stands at the end")
+            back = max(better or waiting, key=lambda each: (_standing(each), each.candidate.name))
+            more -= not better
+            why = "stood better after a quarter than the best at the end" if better else "is tried too"
+            self.say(f"{back.candidate.name} {why}: to the end")
             back.status = WAITING
             self._rung([back.candidate], 1.0)
 
@@ -185,6 +188,11 @@ class Search:
             f"no candidate meets the budget ({self.budget.words}). The nearest is {least.candidate.name!r} with "
             f"{value:,.6g} {_measure(self.budget.measure)}{beside}; ask for less, or give stronger methods"
         )
+
+
+def _standing(found: Found) -> tuple[float, float]:
+    """The score and the predicted power of a candidate, the least there is where it has none."""
+    return (-math.inf, 0.0) if found.forecast is None else (found.forecast.score, found.forecast.power)
 
 
 def _measure(name: str) -> str:
