@@ -42,7 +42,7 @@ NICE = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 def heat_figures(view: View, what: str) -> list[Figure]:
     """Draw one figure a dataset and model; ``what`` is "change" or "recall"."""
-    frame = view.headline(view.analysis.recall)
+    frame = view.headline_recall
     if what == "change":
         frame = frame[frame["role"] != "dense"]
     frame = view.ordered(frame[frame[what].notna()], "rank")

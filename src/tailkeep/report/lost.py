@@ -21,7 +21,7 @@ class WorstOff:
 
 def worst_off(view: View, verdict: Verdict) -> WorstOff | None:
     """Return it for a technique against its reference; None where no class's change is known."""
-    frame = view.headline(view.analysis.recall)
+    frame = view.headline_recall
     mine = frame[
         (frame["dataset"] == verdict.dataset)
         & (frame["model"] == verdict.model)

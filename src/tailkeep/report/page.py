@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tailkeep.analysis.result import StudyAnalysis
+from tailkeep.analysis.words import plural
 from tailkeep.report import (
     canvas,
     charts,
@@ -179,17 +180,13 @@ def _cards(view: View) -> list[dict[str, Any]]:
 
 def _facts(view: View) -> list[str]:
     result = view.analysis
-
-    def many(count: int, thing: str) -> str:
-        return f"{count} {thing}" + ("" if count == 1 else "s")
-
     datasets = list(dict.fromkeys(dataset for dataset, _ in view.families))
     models = list(dict.fromkeys(model for _, model in view.families))
     facts = [
-        datasets[0] if len(datasets) == 1 else many(len(datasets), "dataset"),
-        models[0] if len(models) == 1 else many(len(models), "model"),
-        many(len(view.settings), "setting"),
-        many(len(result.seeds), "seed"),
+        datasets[0] if len(datasets) == 1 else plural(len(datasets), "dataset"),
+        models[0] if len(models) == 1 else plural(len(models), "model"),
+        plural(len(view.settings), "setting"),
+        plural(len(result.seeds), "seed"),
         f"{result.primary_twin} balanced twin" if result.primary_twin != "none" else "no balanced twin",
         f"margin {result.margin:g} pp",
     ]

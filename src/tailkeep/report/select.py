@@ -156,6 +156,11 @@ class View:
         ]
         return self.one_twin(frame.loc[keep])
 
+    @cached_property
+    def headline_recall(self) -> pd.DataFrame:
+        """``headline`` of the table of recall, which several figures and the first lines draw on."""
+        return self.headline(self.analysis.recall)
+
     def one_twin(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Keep the imbalanced cells: the rows called so, else those of the primary twin, else of the first twin."""
         for twin in ("imbalanced", self.analysis.primary_twin, "none", *frame["twin"].unique()):

@@ -12,7 +12,7 @@ def twice(study: StudySpec) -> list[str]:
     a model whose training had done so."""
     found = [f"{model.label}: {both}" for model in study.models if (both := _both(*_of_model(study, model)))]
     for entry in study.methods:
-        if entry.method.trains and (both := _both(*_answers(entry))):
+        if entry.method.trains and (both := _both(*_kinds(entry.loss, entry.sampler))):
             found.append(f"{entry.name}: {both}")
         if entry.method.kind == "logit_adjustment_post_hoc":
             found += [
@@ -27,10 +27,6 @@ def _both(loss: str | None, sampler: str | None) -> str | None:
     if loss is None or sampler is None:
         return None
     return f"loss {loss} and sampler {sampler} each make up for the imbalance; together they do so twice"
-
-
-def _answers(entry: MethodEntry) -> tuple[str | None, str | None]:
-    return _kinds(entry.loss, entry.sampler)
 
 
 def _of_model(study: StudySpec, model: ModelEntry) -> tuple[str | None, str | None]:
@@ -52,7 +48,7 @@ def _trained_by(study: StudySpec, entry: MethodEntry) -> dict[str, str]:
     while last is not None and not last.method.trains:
         last = methods.get(last.parent)
     if last is not None:
-        return {last.name: how} if (how := _how(*_answers(last))) else {}
+        return {last.name: how} if (how := _how(*_kinds(last.loss, last.sampler))) else {}
     models = [model for model in study.models if entry.models is None or model.label in entry.models]
     return {model.label: how for model in models if (how := _how(*_of_model(study, model)))}
 

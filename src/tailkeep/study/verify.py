@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailkeep.errors import BadInput
-from tailkeep.study.imported import FOLDER, SUFFIX, imported
+from tailkeep.study.imported import imported
 from tailkeep.study.record import read_record
 from tailkeep.study.stores import Place, open_store
 
@@ -54,7 +54,8 @@ def verify(
     does it again. ``on_progress`` is told steps done, of how many. Raises ``BadInput`` where ``root`` is no store.
     """
     store = open_store(root)
-    imports = store.files_in(FOLDER, SUFFIX)
+    brought = imported(store)
+    imports = len(brought.sources) + len(brought.faults)
     if not imports:  # a store may hold nothing else
         store.check()
     found = Verified(store.address)
@@ -80,9 +81,8 @@ def verify(
         if fault is not None:
             fault = fault.replace(str(path), f"{store.address}/studies/{path.name}")  # not where a copy of it was read
             found.damages.append(Damage(RECORD, path.stem, [fault], store.put_aside(path) if move else None))
-    found.imports = len(imports)
-    for fault in imported(store).faults:
-        found.damages.append(Damage(IMPORT, "", [fault]))
+    found.imports = imports
+    found.damages += [Damage(IMPORT, "", [fault]) for fault in brought.faults]
     found.aside = store.aside()
     return found
 
