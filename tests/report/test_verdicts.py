@@ -104,3 +104,12 @@ def test_no_class_loses_where_each_gains(make_analysis) -> None:
     analysis = make_analysis(twin="none")
     gaining = replace(analysis, recall=analysis.recall.assign(change=0.3), verdicts=analysis.verdicts[:1])
     assert summary(View(gaining)).startswith("The most that a class loses: 0.0 pp (")
+
+
+def test_of_several_models_the_first_line_names_which(make_analysis) -> None:
+    view = View(make_analysis(twin="none", models=("resnet20", "resnet56")))
+    found = [worst_off(view, verdict) for verdict in view.analysis.verdicts]
+    best, worst = max(found, key=lambda each: each.change), min(found, key=lambda each: each.change)
+    assert best.technique.endswith(("(resnet20)", "(resnet56)"))
+    assert f"with {best.technique}, " in summary(view)
+    assert summary(view).endswith(f"with {worst.technique}.")

@@ -13,7 +13,7 @@ from tailkeep.report.select import View
 class WorstOff:
     """The class whose recall changes most for the worse, in the setting where it does; pp, a mean over the seeds."""
 
-    method: str
+    technique: str
     change: float
     class_name: str
     setting: str
@@ -31,7 +31,9 @@ def worst_off(view: View, verdict: Verdict) -> WorstOff | None:
     if mine.empty:
         return None
     row = mine.sort_values("change", kind="stable").iloc[0]
-    return WorstOff(verdict.method, float(row["change"]), str(row["class_name"]), str(row["setting"]))
+    family = view.family_name(verdict.dataset, verdict.model)
+    technique = f"{verdict.method} ({family})" if family else verdict.method
+    return WorstOff(technique, float(row["change"]), str(row["class_name"]), str(row["setting"]))
 
 
 def said(view: View, found: WorstOff) -> str:
@@ -49,4 +51,4 @@ def summary(view: View, found: list[WorstOff]) -> str:
 
     if len(found) == 1:
         return f"The most that a class loses: {lost(worst)} ({said(view, worst)})."
-    return f"The most that a class loses: {lost(best)} with {best.method}, {lost(worst)} with {worst.method}."
+    return f"The most that a class loses: {lost(best)} with {best.technique}, {lost(worst)} with {worst.technique}."
